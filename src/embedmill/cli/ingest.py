@@ -1,0 +1,185 @@
+"""`embedmill ingest`: files in, vectors beside them. Owns what a person sees of a run and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
+
+import typer
+
+if TYPE_CHECKING:
+    from embedmill.app import App
+    from embedmill.cli.ingest_report import IngestReport
+    from embedmill.cli.ingest_screen import SpentSoFar
+    from embedmill.database.pipelines import Pipeline
+    from embedmill.events import Event
+    from embedmill.ingest.discovery import Found
+    from embedmill.worker.loop import Worker
+
+_POLL_SECONDS = 0.2
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Which pipeline.")] = "default",
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders within folders too.")] = False,
+    glob: Annotated[str | None, typer.Option(help="Only files like this: '*.pdf', or 'docs/*.md'.")] = None,
+    delete_missing: Annotated[
+        bool, typer.Option("--delete-missing", help="Remove documents whose file is gone from these folders.")
+    ] = False,
+    priority: Annotated[str, typer.Option(help="high, medium or low.")] = "medium",
+    as_json: Annotated[bool, typer.Option("--json", help="A report for programs.")] = False,
+) -> None:
+    """Parse, chunk and embed files. Running it again does only what changed; Ctrl-C keeps what is done.
+
+    Exit status: 0 all files embedded, 1 some failed (each with its reason), 130 interrupted."""
+    from embedmill.cli.ingest_report import show_report
+    from embedmill.cli.running import print_json, run_with_app
+    from embedmill.ingest.discovery import find_files
+
+    if priority not in {"high", "medium", "low"}:
+        raise typer.BadParameter("--priority is high, medium or low")
+    found = find_files(paths, recursive=recursive, pattern=glob)
+
+    async def story(app: App) -> IngestReport:
+        run = _Run(app, found, quiet=as_json)
+        return await run.tell(
+            pipeline, priority=priority, delete_missing=delete_missing, recursive=recursive, glob=glob
+        )
+
+    report = run_with_app(story)
+    if as_json:
+        print_json(report)
+    else:
+        show_report(report, found)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.failed_files or report.failed_embeddings or report.error:
+        raise typer.Exit(1)
+
+
+class _Run:
+    """One run: the files go in at one end, a worker embeds at the other, a screen shows both."""
+
+    def __init__(self, app: App, found: Found, *, quiet: bool) -> None:
+        from embedmill.ingest.folder import FolderRun
+
+        self._app = app
+        self._found = found
+        self._quiet = quiet
+        self._batch_id = uuid4()
+        self._files = FolderRun(total=len(found.files))
+        self._interrupted = asyncio.Event()
+        self._fatal: str | None = None
+        self._last_error: str | None = None
+        self._spent: SpentSoFar | None = None
+        self._started = time.monotonic()
+
+    async def tell(
+        self, name: str, *, priority: str, delete_missing: bool, recursive: bool, glob: str | None
+    ) -> IngestReport:
+        from embedmill.cli.ingest_report import build_report
+
+        pipeline = await self._app.pipeline(name)
+        worker = self._app.worker(on_event=self._note)
+        self._listen_to_signals(worker)
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(worker.run())
+            showing = tasks.create_task(self._show(pipeline))
+            async with self._app.parsers() as parsers:
+                ingestion = self._app.folder_ingestion(
+                    pipeline, parsers, batch_id=self._batch_id, priority=priority
+                )
+                feeding = asyncio.create_task(ingestion.run(self._found.files, self._files))
+                await self._until_interrupted(feeding)
+            if delete_missing and not self._interrupted.is_set():
+                await ingestion.delete_missing(self._found, self._files, recursive=recursive, pattern=glob)
+            await self._until_embedded()
+            if not self._interrupted.is_set():
+                await worker.settle_indexes()
+            worker.stop()
+            await working
+            showing.cancel()
+        return await build_report(
+            self._app.database,
+            pipeline,
+            self._files,
+            batch_id=self._batch_id,
+            worker_id=worker.identity.worker_id,
+            seconds=time.monotonic() - self._started,
+            interrupted=self._interrupted.is_set(),
+            error=self._fatal,
+            unreadable_folders=self._found.unreadable_folders,
+        )
+
+    async def _until_interrupted(self, feeding: asyncio.Task[None]) -> None:
+        """Wait for the files, or for the person to have enough; what was committed stays."""
+        interrupted = asyncio.create_task(self._interrupted.wait())
+        try:
+            await asyncio.wait({feeding, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            if not feeding.done():
+                feeding.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await feeding
+            else:
+                await feeding
+        finally:
+            interrupted.cancel()
+            feeding.cancel()
+
+    async def _until_embedded(self) -> None:
+        """Until every document of this run has ended, whoever embeds it."""
+        from embedmill.database.patience import patiently
+        from embedmill.ingest.progress import is_settled
+
+        while not self._interrupted.is_set() and self._fatal is None:
+            if await patiently(lambda: is_settled(self._app.database, self._batch_id)):
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._interrupted.wait(), _POLL_SECONDS)
+
+    async def _show(self, pipeline: Pipeline) -> None:
+        from embedmill.cli.ingest_screen import SpentSoFar, show_progress
+
+        self._spent = SpentSoFar(pipeline.price_per_million_tokens)
+
+        await show_progress(
+            self._app.database,
+            self._files,
+            batch_id=self._batch_id,
+            spent=self._spent,
+            quiet=self._quiet,
+            trouble=lambda: self._last_error,
+        )
+
+    def _listen_to_signals(self, worker: Worker) -> None:
+        """The first Ctrl-C ends in order, the second at once."""
+
+        def interrupt() -> None:
+            if self._interrupted.is_set():
+                sys.exit(130)
+            self._interrupted.set()
+            worker.stop()
+            if not self._quiet:
+                print("\nending: calls under way are written, the rest stays queued", file=sys.stderr)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, interrupt)
+
+    def _note(self, event: Event) -> None:
+        from embedmill.events import CallFailed, CallSucceeded
+
+        if isinstance(event, CallFailed):
+            self._last_error = event.message
+            if event.fatal:
+                self._fatal = event.message
+        elif isinstance(event, CallSucceeded):
+            self._last_error = None
+            if self._spent is not None:
+                self._spent.tokens += event.tokens

@@ -1,0 +1,109 @@
+"""`embedmill status`: coverage, queue, workers, money, last errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from embedmill.app import App
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Show how complete the vectors are, what waits, who works, what it cost and what went wrong last."""
+    from embedmill.cli.running import print_json, run_with_app
+
+    facts = run_with_app(_read)
+    if as_json:
+        print_json(facts)
+    else:
+        _show(facts)
+
+
+async def _read(app: App) -> dict[str, Any]:
+    from embedmill.database.queries import load_queries
+    from embedmill.ingest.progress import Coverage
+
+    queries = load_queries("embedmill.cli", "status.sql")
+    tenant = {"tenant_id": await app.tenant_id()}
+    rows = {name: await app.database.fetch(query, tenant) for name, query in queries.items()}
+    pending, processing, rate_limited, oldest = rows["queue"][0]
+    day_tokens, day_cost, month_tokens, month_cost, unpriced = rows["spent"][0]
+    return {
+        "pipelines": [
+            {
+                "name": name,
+                "documents": documents,
+                "unreadable_documents": unreadable,
+                "chunks": chunks,
+                "embedded": embedded,
+                "unembeddable": unembeddable,
+                "coverage_percent": round(Coverage(chunks, embedded, unembeddable).percent, 2),
+                "index": {True: "ready", False: "building", None: "none (exact search)"}[valid],
+            }
+            for name, chunks, embedded, unembeddable, valid, documents, unreadable in rows["pipelines"]
+        ],
+        "queue": {
+            "pending": pending,
+            "processing": processing,
+            "rate_limited": rate_limited,
+            "oldest_waiting_seconds": oldest,
+        },
+        "workers": [
+            {
+                "id": str(worker_id),
+                "host": host,
+                "pid": pid,
+                "status": state,
+                "heartbeat_age_seconds": round(age, 1),
+                "chunks_embedded": chunks,
+                "errors": errors,
+                "rate_limits_hit": limited,
+                "last_error": last_error,
+            }
+            for worker_id, host, pid, state, age, chunks, errors, limited, last_error in rows["workers"]
+        ],
+        "usage": {
+            "today_tokens": day_tokens,
+            "today_cost_usd": None if day_cost is None else float(day_cost),
+            "month_tokens": month_tokens,
+            "month_cost_usd": None if month_cost is None else float(month_cost),
+            "month_unpriced_calls": unpriced,
+        },
+        "last_errors": [
+            {"at": at.isoformat(), "what": what, "reason": reason, "message": message}
+            for at, what, reason, message in rows["last_errors"]
+        ],
+    }
+
+
+def _show(facts: dict[str, Any]) -> None:
+    for pipeline in facts["pipelines"]:
+        print(
+            f"pipeline  {pipeline['name']}: coverage {pipeline['coverage_percent']:g}%, "
+            f"{pipeline['embedded']:,} of {pipeline['chunks'] - pipeline['unembeddable']:,} chunks of "
+            f"{pipeline['documents']:,} documents; index {pipeline['index']}"
+        )
+        if pipeline["unembeddable"] or pipeline["unreadable_documents"]:
+            print(
+                f"          not embeddable: {pipeline['unembeddable']:,} chunks refused, "
+                f"{pipeline['unreadable_documents']:,} documents unreadable"
+            )
+    queue = facts["queue"]
+    oldest = queue["oldest_waiting_seconds"]
+    print(
+        f"queue     {queue['pending']:,} pending, {queue['processing']:,} processing, "
+        f"{queue['rate_limited']:,} rate limited" + (f"; oldest waits {oldest:,.0f} s" if oldest else "")
+    )
+    at_work = [worker for worker in facts["workers"] if worker["status"] in ("active", "idle")]
+    print(f"workers   {len(at_work)} at work")
+    for worker in at_work:
+        print(
+            f"          {worker['host']} pid {worker['pid']}: {worker['status']}, "
+            f"{worker['chunks_embedded']:,} chunks, {worker['errors']} errors"
+        )
+    usage = facts["usage"]
+    print(f"paid      {usage['month_tokens']:,} tokens this month, {usage['today_tokens']:,} today")
+    for error in facts["last_errors"]:
+        print(f"error     {error['at'][:19]} {error['what']}: {error['message']} [{error['reason']}]")

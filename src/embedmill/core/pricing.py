@@ -1,0 +1,23 @@
+"""What tokens cost. Pure; owns the arithmetic. None is an unknown price and stays unknown, never 0."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+
+def cost_usd(tokens: int, price_per_million_tokens: Decimal | None) -> Decimal | None:
+    """US dollars for `tokens`, or None where the price is not known."""
+    if price_per_million_tokens is None:
+        return None
+    return Decimal(tokens) * price_per_million_tokens / 1_000_000
+
+
+def format_usd(amount: Decimal | None) -> str:
+    """For people: cents for whole sums, as many digits as it takes for small ones."""
+    if amount is None:
+        return "unknown"
+    if amount == 0:
+        return "$0"
+    if amount >= 1:
+        return f"${amount:,.2f}"
+    return f"${amount:.6f}".rstrip("0")

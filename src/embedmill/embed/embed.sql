@@ -1,0 +1,52 @@
+-- name: load_chunks
+-- The chunks of claimed items that still need a vector, with a donor where the same text has one.
+SELECT item_id, chunk_id, token_count, content_hash, donor, text
+  FROM embedmill.load_chunks(%(generation_id)s, %(item_ids)s);
+
+-- name: donate_vectors
+-- Copies vectors of the same text within the tenant: paid once. Skips donors that went meanwhile.
+INSERT INTO {vectors} (chunk_id, input_hash, embedding)
+SELECT w.chunk_id, v.input_hash, v.embedding
+  FROM unnest(%(chunk_ids)s::bigint[], %(donors)s::bigint[]) AS w (chunk_id, donor)
+  JOIN {vectors} v ON v.chunk_id = w.donor
+ON CONFLICT (chunk_id) DO NOTHING
+RETURNING chunk_id;
+
+-- name: copy_vectors
+-- One response's vectors in PostgreSQL's binary COPY format.
+COPY {vectors} (chunk_id, input_hash, embedding) FROM STDIN (FORMAT binary);
+
+-- name: standing_vectors
+-- Which of these chunks have a vector already.
+SELECT chunk_id FROM {vectors} WHERE chunk_id = ANY (%(chunk_ids)s);
+
+-- name: record_usage
+-- One row of the ledger for each call to a provider; a repeated write of the same call changes nothing.
+INSERT INTO embedmill.llm_usage_log
+    (tenant_id, pipeline_id, generation_id, worker_id, call_id, session_id, usage_type, action, provider, model,
+     inputs, input_tokens, latency_ms, cost_usd, error)
+VALUES (%(tenant_id)s, %(pipeline_id)s, %(generation_id)s, %(worker_id)s, %(call_id)s, %(session_id)s,
+        %(usage_type)s, 'embed', %(provider)s, %(model)s, %(inputs)s, %(input_tokens)s, %(latency_ms)s,
+        %(cost_usd)s, %(error)s)
+ON CONFLICT (call_id) DO NOTHING;
+
+-- name: is_recorded
+-- Whether a call was committed, when the answer to COMMIT was lost.
+SELECT EXISTS (SELECT FROM embedmill.llm_usage_log WHERE call_id = %(call_id)s);
+
+-- name: advance_items
+-- Tokens so far and a later deadline for items that have more chunks to come.
+SELECT embedmill.advance_items(%(item_ids)s, %(tokens)s, %(lease_seconds)s);
+
+-- name: advance_jobs
+-- The share of each ingestion job in what was just written.
+SELECT embedmill.advance_jobs(%(jobs)s::uuid[], %(embedded)s::integer[], %(reused)s::integer[],
+                              %(failed)s::integer[], %(tokens)s::bigint[], %(costs)s::numeric[]);
+
+-- name: count_coverage
+-- Coverage by counters, never by scans.
+SELECT embedmill.count_coverage(%(generation_id)s, %(embedded)s, %(unembeddable)s);
+
+-- name: bury_chunks
+-- Chunks that the provider refuses for good.
+SELECT embedmill.bury_chunks(%(generation_id)s, %(item_ids)s, %(chunk_ids)s, %(reason)s, %(error_message)s);

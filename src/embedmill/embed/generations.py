@@ -1,0 +1,75 @@
+"""The index of a generation: built once a bulk load is done, dropped before a large one. Owns the doing; the
+rule is core/indexing.py. Search reads exactly while there is no index, so it is right either way."""
+
+from __future__ import annotations
+
+import structlog
+from psycopg import sql
+
+from embedmill.core.indexing import IndexStep, next_index_step
+from embedmill.database.pipelines import Generation, Pipeline
+from embedmill.database.pool import Connection, Database
+from embedmill.database.queries import load_queries, vectors_table
+
+_SQL = load_queries("embedmill.embed", "generations.sql")
+_log = structlog.get_logger(__name__)
+
+
+async def keep_index(database: Database, pipeline: Pipeline) -> IndexStep:
+    """Do what the rule asks for now. A no-op where another process is at it; safe to kill at any moment: a
+    half-built index is dropped and built again by the next one who comes."""
+    generation = pipeline.generation
+    async with database.connection() as connection:
+        if not await _lock(connection, generation):
+            return IndexStep.KEEP
+        try:
+            return await _step(connection, generation)
+        finally:
+            if not connection.closed:
+                await connection.execute(_SQL["unlock"], {"generation_id": generation.id})
+
+
+async def _step(connection: Connection, generation: Generation) -> IndexStep:
+    name = f"vectors_{generation.id}_hnsw"
+    index = sql.Identifier("embedmill", name)
+    cursor = await connection.execute(
+        _SQL["index_facts"], {"generation_id": generation.id, "index_name": name}
+    )
+    row = await cursor.fetchone()
+    embedded, waiting, is_valid = row if row else (0, 0, None)
+    if is_valid is False:
+        await connection.execute(_SQL["drop_index"].format(index=index))
+    step = next_index_step(embedded=embedded or 0, waiting=waiting, has_index=bool(is_valid))
+    if step is IndexStep.DROP:
+        _log.info("index dropped for a bulk load", generation_id=generation.id, waiting=waiting)
+        await connection.execute(_SQL["drop_index"].format(index=index))
+    elif step is IndexStep.BUILD:
+        _log.info("index building", generation_id=generation.id, vectors=embedded)
+        await _build(connection, generation, index, embedded)
+    return step
+
+
+async def _build(
+    connection: Connection, generation: Generation, index: sql.Identifier, embedded: int
+) -> None:
+    scalar_bytes = 4 if generation.storage == "vector" else 2
+    await connection.execute(
+        _SQL["more_memory"], {"embedded": embedded, "vector_bytes": scalar_bytes * generation.dimensions}
+    )
+    vectors = vectors_table(generation.id)
+    await connection.execute(
+        _SQL["build_index"].format(
+            # The name of an index carries no schema: it stands where its table stands.
+            index=sql.Identifier(f"vectors_{generation.id}_hnsw"),
+            vectors=vectors,
+            operators=sql.Identifier(f"{generation.storage}_cosine_ops"),
+        )
+    )
+    await connection.execute(_SQL["analyze"].format(vectors=vectors))
+    await connection.execute("RESET maintenance_work_mem")
+
+
+async def _lock(connection: Connection, generation: Generation) -> bool:
+    cursor = await connection.execute(_SQL["try_lock"], {"generation_id": generation.id})
+    row = await cursor.fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,35 @@
+-- name: index_facts
+-- What decides about the index of a generation: vectors that stand, chunks that wait (counted up to a bound,
+-- more makes no difference), and the index: absent (NULL), half-built (false) or ready (true).
+SELECT (SELECT embedded FROM embedmill.coverage_counters WHERE generation_id = %(generation_id)s),
+       (SELECT coalesce(sum(chunks), 0)::bigint
+          FROM (SELECT coalesce(q.last_ordinal - q.first_ordinal + 1, 1) AS chunks
+                  FROM embedmill.embedding_queue q
+                 WHERE q.generation_id = %(generation_id)s
+                 LIMIT 50000) waiting),
+       (SELECT i.indisvalid
+          FROM pg_index i
+          JOIN pg_class c ON c.oid = i.indexrelid
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'embedmill' AND c.relname = %(index_name)s);
+
+-- name: try_lock
+-- One builder for each generation; never waited for, since waiting inside a lock holds back the build.
+SELECT pg_try_advisory_lock(hashtext('embedmill index'), %(generation_id)s);
+
+-- name: unlock
+SELECT pg_advisory_unlock(hashtext('embedmill index'), %(generation_id)s);
+
+-- name: more_memory
+-- A graph that does not fit is built many times slower; the setting is this session's only.
+SELECT set_config('maintenance_work_mem',
+    greatest(262144, least(2097152, (%(embedded)s::bigint * (%(vector_bytes)s + 400)) / 1024))::text || 'kB', false);
+
+-- name: build_index
+CREATE INDEX CONCURRENTLY {index} ON {vectors} USING hnsw (embedding {operators});
+
+-- name: drop_index
+DROP INDEX CONCURRENTLY IF EXISTS {index};
+
+-- name: analyze
+ANALYZE {vectors};

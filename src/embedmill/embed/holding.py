@@ -1,0 +1,69 @@
+"""What a worker holds: claimed items, and how much of each is still to do. Owns the bookkeeping in memory;
+the truth is the database's, and whatever stands here may be lost at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from embedmill.queue.items import Item, Return
+
+
+class HeldItem:
+    """A claimed item: `waiting` chunks without a vector, of which calls in flight will write some.
+
+    An item goes back only when no call of its own is in flight, or what that call was paid for would be
+    fenced off. Until then the `verdict` waits.
+    """
+
+    def __init__(self, item: Item, waiting: int) -> None:
+        self.item = item
+        self.waiting = waiting
+        self.calls_in_flight = 0
+        self.verdict: Return | None = None
+
+
+class Holdings:
+    """All items that one embedder holds, by id."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, HeldItem] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, item_id: int) -> bool:
+        return item_id in self._held
+
+    def take(self, item: Item, waiting: int) -> None:
+        self._held[item.id] = HeldItem(item, waiting)
+
+    def get(self, item_id: int) -> HeldItem | None:
+        return self._held.get(item_id)
+
+    def items(self, item_ids: Iterable[int]) -> list[Item]:
+        """Those of the ids that are still held, in order of id."""
+        return [self._held[item_id].item for item_id in sorted(set(item_ids)) if item_id in self._held]
+
+    def all(self) -> list[HeldItem]:
+        return list(self._held.values())
+
+    def depart(self, item_ids: Iterable[int]) -> None:
+        """A call sets off with chunks of these items."""
+        for item_id in set(item_ids):
+            if item_id in self._held:
+                self._held[item_id].calls_in_flight += 1
+
+    def arrive(self, item_ids: Iterable[int]) -> list[HeldItem]:
+        """The call is over. Returns the items that have a verdict and nothing more in flight."""
+        due = []
+        for item_id in set(item_ids):
+            held = self._held.get(item_id)
+            if held is not None:
+                held.calls_in_flight -= 1
+                if held.verdict is not None and held.calls_in_flight == 0:
+                    due.append(held)
+        return due
+
+    def forget(self, item_ids: Iterable[int]) -> None:
+        for item_id in item_ids:
+            self._held.pop(item_id, None)

@@ -1,0 +1,337 @@
+"""Writes what a provider answered: vectors, ledger row, counters and finished items in one transaction that is
+fenced by the lease tokens. Owns that transaction; must not call a provider.
+
+Order of locks, here and everywhere: queue items, vectors, jobs, counters.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from embedmill.core.batching import Target, Unit
+from embedmill.core.hashing import text_hash
+from embedmill.core.pricing import cost_usd
+from embedmill.database.pipelines import Pipeline
+from embedmill.database.pool import Connection, Database
+from embedmill.database.queries import load_queries, vectors_table
+from embedmill.embed.holding import Holdings
+from embedmill.embed.vector_copy import encode_vectors
+from embedmill.ports import Vectors
+from embedmill.queue.items import Item, complete_items, hold_items
+
+_SQL = load_queries("embedmill.embed", "embed.sql")
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call to a provider as the ledger knows it; `id` makes writing it twice harmless."""
+
+    id: UUID
+    worker_id: UUID
+    usage_type: str
+    inputs: int
+    tokens: int
+    latency_ms: int
+    error: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a write changed: vectors written, items that ended, items that were not ours any more, and items
+    that should have ended but miss a vector."""
+
+    vectors: int
+    completed: set[int]
+    lost: set[int]
+    incomplete: set[int]
+
+
+class Written(msgspec.Struct, frozen=True):
+    """Chunks that got their vector, or their reason: (item, chunk) and the tokens paid for them."""
+
+    targets: list[Target]
+    tokens: list[int]
+
+
+class Persistence:
+    """Commits the results of one pipeline's generation."""
+
+    def __init__(self, database: Database, pipeline: Pipeline, *, lease_seconds: float) -> None:
+        self._database = database
+        self._pipeline = pipeline
+        self._generation = pipeline.generation
+        self._lease_seconds = lease_seconds
+        self._vectors = vectors_table(self._generation.id)
+
+    async def write_response(
+        self, call: Call, units: Sequence[Unit], vectors: Vectors, holdings: Holdings
+    ) -> Outcome:
+        """Commit a response: `vectors[i]` goes to every target of `units[i]` whose item is still held.
+
+        The ledger row is written even where all items were lost: the money is spent. May be repeated after
+        any failure of the connection; a call that was committed is not written again.
+        """
+        skip: set[int] = set()
+        while True:
+            try:
+                return await self._write_response(call, units, vectors, holdings, skip)
+            except psycopg.errors.UniqueViolation:
+                # Somebody else wrote some of these vectors: theirs stand, ours are spared.
+                chunk_ids = [target.chunk_id for unit in units for target in unit.targets]
+                rows = await self._database.fetch(
+                    _SQL["standing_vectors"].format(vectors=self._vectors), {"chunk_ids": chunk_ids}
+                )
+                found = {row[0] for row in rows}
+                if found <= skip:
+                    raise
+                skip |= found
+
+    async def _write_response(
+        self, call: Call, units: Sequence[Unit], vectors: Vectors, holdings: Holdings, skip: set[int]
+    ) -> Outcome:
+        items = holdings.items(target.item_id for unit in units for target in unit.targets)
+        async with self._counted(holdings) as (connection, done):
+            held = await hold_items(connection, items)
+            if await self._is_recorded(connection, call):
+                return await self._resume(connection, units, items, held, holdings, done)
+            written, chunk_ids, hashes, rows = self._select_targets(units, held, skip)
+            if chunk_ids:
+                copied = encode_vectors(chunk_ids, hashes, vectors[rows], self._generation.storage)
+                statement = _SQL["copy_vectors"].format(vectors=self._vectors)
+                async with connection.cursor().copy(statement) as copy:
+                    await copy.write(copied)
+            await self._record_usage(connection, call, items)
+            return await self._settle(
+                connection, items, held, written, holdings, done, embedded=len(chunk_ids)
+            )
+
+    async def reuse_vectors(
+        self, wanted: Sequence[tuple[Target, int]], holdings: Holdings
+    ) -> tuple[set[Target], Outcome]:
+        """Copy vectors of equal texts: `wanted` pairs a target with the chunk to copy from.
+
+        Returns the targets that were served; the others' donors have gone and they must be embedded.
+        """
+        items = holdings.items(target.item_id for target, _ in wanted)
+        async with self._counted(holdings) as (connection, done):
+            held = await hold_items(connection, items)
+            live = [(target, donor) for target, donor in wanted if target.item_id in held]
+            cursor = await connection.execute(
+                _SQL["donate_vectors"].format(vectors=self._vectors),
+                {"chunk_ids": [t.chunk_id for t, _ in live], "donors": [donor for _, donor in live]},
+            )
+            served_chunks = {row[0] for row in await cursor.fetchall()}
+            served = [target for target, _ in live if target.chunk_id in served_chunks]
+            written = Written(served, [0] * len(served))
+            outcome = await self._settle(
+                connection, items, held, written, holdings, done, embedded=len(served), reused=True
+            )
+        return set(served), outcome
+
+    async def bury_chunks(self, unit: Unit, reason: str, message: str, holdings: Holdings) -> Outcome:
+        """Dead-letter every chunk of a text that the provider refuses; their items go on without them."""
+        items = holdings.items(target.item_id for target in unit.targets)
+        async with self._counted(holdings) as (connection, done):
+            held = await hold_items(connection, items)
+            buried = [target for target in unit.targets if target.item_id in held]
+            await connection.execute(
+                _SQL["bury_chunks"],
+                {
+                    "generation_id": self._generation.id,
+                    "item_ids": [target.item_id for target in buried],
+                    "chunk_ids": [target.chunk_id for target in buried],
+                    "reason": reason,
+                    "error_message": message,
+                },
+            )
+            written = Written(buried, [0] * len(buried))
+            return await self._settle(connection, items, held, written, holdings, done, buried=len(buried))
+
+    async def complete_empty(self, items: Sequence[Item], holdings: Holdings) -> Outcome:
+        """End items whose every chunk had its vector already when they were claimed."""
+        async with self._counted(holdings) as (connection, done):
+            held = await hold_items(connection, items)
+            return await self._settle(connection, items, held, Written([], []), holdings, done)
+
+    async def record_failed_call(self, call: Call, items: Sequence[Item]) -> None:
+        """A call that brought nothing: the ledger says so, and what it may have cost."""
+        async with self._database.transaction() as connection:
+            await self._record_usage(connection, call, items)
+
+    async def _is_recorded(self, connection: Connection, call: Call) -> bool:
+        cursor = await connection.execute(_SQL["is_recorded"], {"call_id": call.id})
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+    def _select_targets(
+        self, units: Sequence[Unit], held: set[int], skip: set[int]
+    ) -> tuple[Written, list[int], list[bytes], list[int]]:
+        """What of the response is still wanted; a text's tokens are charged to its first target."""
+        prefix = self._generation.spec.document_prefix
+        written = Written([], [])
+        chunk_ids: list[int] = []
+        hashes: list[bytes] = []
+        rows: list[int] = []
+        for row, unit in enumerate(units):
+            input_hash = text_hash(prefix + unit.text) if prefix else unit.content_hash
+            tokens = unit.tokens
+            for target in unit.targets:
+                if target.item_id not in held:
+                    continue
+                written.targets.append(target)
+                written.tokens.append(tokens)
+                tokens = 0
+                if target.chunk_id not in skip:
+                    chunk_ids.append(target.chunk_id)
+                    hashes.append(input_hash)
+                    rows.append(row)
+        return written, chunk_ids, hashes, rows
+
+    async def _record_usage(self, connection: Connection, call: Call, items: Sequence[Item]) -> None:
+        spec = self._generation.spec
+        jobs = {item.job_id for item in items}
+        await connection.execute(
+            _SQL["record_usage"],
+            {
+                "tenant_id": self._pipeline.tenant_id,
+                "pipeline_id": self._pipeline.id,
+                "generation_id": self._generation.id,
+                "worker_id": call.worker_id,
+                "call_id": call.id,
+                "session_id": jobs.pop() if len(jobs) == 1 else None,
+                "usage_type": call.usage_type,
+                "provider": spec.provider,
+                "model": spec.model,
+                "inputs": call.inputs,
+                "input_tokens": call.tokens,
+                "latency_ms": call.latency_ms,
+                "cost_usd": cost_usd(call.tokens, self._pipeline.price_per_million_tokens),
+                "error": call.error,
+            },
+        )
+
+    async def _settle(
+        self,
+        connection: Connection,
+        items: Sequence[Item],
+        held: set[int],
+        written: Written,
+        holdings: Holdings,
+        done: dict[int, int],
+        *,
+        embedded: int = 0,
+        reused: bool = False,
+        buried: int = 0,
+    ) -> Outcome:
+        """Counters and ends, inside the transaction that holds the items.
+
+        Calls of one item commit one after another, since each holds its row: the one that finds nothing
+        left to wait for sees all the others' vectors and ends the item.
+        """
+        tokens: dict[int, int] = defaultdict(int)
+        for target, paid in zip(written.targets, written.tokens, strict=True):
+            tokens[target.item_id] += paid
+        ending = self._count_down(written.targets, held, holdings, done)
+        if tokens:
+            await connection.execute(
+                _SQL["advance_items"],
+                {
+                    "item_ids": list(tokens),
+                    "tokens": list(tokens.values()),
+                    "lease_seconds": self._lease_seconds,
+                },
+            )
+        completed = await complete_items(connection, self._generation.id, ending) if ending else set()
+        await self._advance_jobs(connection, items, done, tokens, reused=reused, buried=bool(buried))
+        if embedded or buried:
+            await connection.execute(
+                _SQL["count_coverage"],
+                {"generation_id": self._generation.id, "embedded": embedded, "unembeddable": buried},
+            )
+        return Outcome(embedded, completed, {item.id for item in items} - held, set(ending) - completed)
+
+    async def _resume(
+        self,
+        connection: Connection,
+        units: Sequence[Unit],
+        items: Sequence[Item],
+        held: set[int],
+        holdings: Holdings,
+        done: dict[int, int],
+    ) -> Outcome:
+        """The call had been committed, only the answer to COMMIT was lost: count down and write nothing."""
+        targets = [target for unit in units for target in unit.targets if target.item_id in held]
+        ending = self._count_down(targets, held, holdings, done)
+        completed = await complete_items(connection, self._generation.id, ending) if ending else set()
+        ended = {item.id for item in items} - held
+        return Outcome(0, completed | ended, set(), set(ending) - completed)
+
+    @staticmethod
+    def _count_down(
+        targets: Sequence[Target], held: set[int], holdings: Holdings, done: dict[int, int]
+    ) -> list[int]:
+        """Take the targets off their items' counts; returns the held items that wait for nothing more.
+
+        Done while the rows are locked: calls of one item settle one after another, and the one that finds
+        nothing left to wait for sees all the others' vectors.
+        """
+        for target in targets:
+            held_item = holdings.get(target.item_id)
+            if held_item is not None:
+                held_item.waiting -= 1
+                done[target.item_id] += 1
+        return [item_id for item_id in sorted(held) if (h := holdings.get(item_id)) and h.waiting <= 0]
+
+    @asynccontextmanager
+    async def _counted(self, holdings: Holdings) -> AsyncIterator[tuple[Connection, dict[int, int]]]:
+        """A transaction, and the counts taken off in it: put back should it not be committed."""
+        done: dict[int, int] = defaultdict(int)
+        try:
+            async with self._database.transaction() as connection:
+                yield connection, done
+        except BaseException:
+            for item_id, count in done.items():
+                held_item = holdings.get(item_id)
+                if held_item is not None:
+                    held_item.waiting += count
+            raise
+
+    async def _advance_jobs(
+        self,
+        connection: Connection,
+        items: Sequence[Item],
+        done: dict[int, int],
+        tokens: dict[int, int],
+        *,
+        reused: bool,
+        buried: bool,
+    ) -> None:
+        chunks: dict[UUID, int] = defaultdict(int)
+        paid: dict[UUID, int] = defaultdict(int)
+        for item in items:
+            if item.job_id is not None and item.id in done:
+                chunks[item.job_id] += done[item.id]
+                paid[item.job_id] += tokens[item.id]
+        if not chunks:
+            return
+        jobs = sorted(chunks)
+        counts = [chunks[job] for job in jobs]
+        price = self._pipeline.price_per_million_tokens
+        costs: list[Decimal | None] = [cost_usd(paid[job], price) for job in jobs]
+        none = [0] * len(jobs)
+        await connection.execute(
+            _SQL["advance_jobs"],
+            {
+                "jobs": jobs,
+                "embedded": none if buried else counts,
+                "reused": counts if reused else none,
+                "failed": counts if buried else none,
+                "tokens": [paid[job] for job in jobs],
+                "costs": costs,
+            },
+        )

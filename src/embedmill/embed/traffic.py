@@ -1,0 +1,88 @@
+"""Which texts this process has on their way to a provider, or just brought home. Owns the promise that one
+process does not pay for a text twice at the same time; what the database knows, the loader asks it.
+
+A text's life here: boarded on a flight (its call is out: more chunks of the same text may join), landing (the
+response is being written: nobody joins, who needs the text waits), home (its chunk can be copied from).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from embedmill.core.batching import Unit
+from embedmill.embed.holding import HeldItem, Holdings
+
+
+class Flight:
+    """One call on its way: its units, and the items that have a chunk on board."""
+
+    def __init__(self, units: list[Unit]) -> None:
+        self.units = units
+        self.item_ids = {target.item_id for unit in units for target in unit.targets}
+
+
+class Traffic:
+    """All flights of one embedder. `remembered` bounds the texts that are known to be home."""
+
+    def __init__(self, *, remembered: int = 100_000) -> None:
+        self._aloft: dict[bytes, tuple[Unit, Flight]] = {}
+        self._landing: dict[bytes, asyncio.Future[None]] = {}
+        self._home: OrderedDict[bytes, int] = OrderedDict()
+        self._remembered = remembered
+
+    def take_off(self, units: list[Unit], holdings: Holdings) -> Flight:
+        flight = Flight(units)
+        for unit in units:
+            self._aloft[unit.content_hash] = (unit, flight)
+        holdings.depart(flight.item_ids)
+        return flight
+
+    def board(self, unit: Unit, holdings: Holdings) -> bool:
+        """Join a call that carries the same text; False where there is none (or it is a suspect's own)."""
+        found = self._aloft.get(unit.content_hash)
+        if found is None or found[0].group != unit.group:
+            return False
+        travelling, flight = found
+        travelling.targets.extend(unit.targets)
+        newcomers = {target.item_id for target in unit.targets} - flight.item_ids
+        flight.item_ids |= newcomers
+        holdings.depart(newcomers)
+        return True
+
+    def touch_down(self, units: Sequence[Unit]) -> asyncio.Future[None]:
+        """The response is here and will be written: from now on nobody boards these units."""
+        landing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for unit in units:
+            self._aloft.pop(unit.content_hash, None)
+            self._landing[unit.content_hash] = landing
+        return landing
+
+    def arrive_home(self, units: Sequence[Unit], landing: asyncio.Future[None], *, written: bool) -> None:
+        """The write is over, one way or the other: those who waited go on."""
+        for unit in units:
+            self._landing.pop(unit.content_hash, None)
+            if written and unit.targets:
+                self._home[unit.content_hash] = unit.targets[0].chunk_id
+                if len(self._home) > self._remembered:
+                    self._home.popitem(last=False)
+        landing.set_result(None)
+
+    def end(self, flight: Flight, holdings: Holdings) -> list[HeldItem]:
+        """The call is over for good; returns the items that may go back now."""
+        for unit in flight.units:
+            found = self._aloft.get(unit.content_hash)
+            if found is not None and found[1] is flight:
+                del self._aloft[unit.content_hash]
+        return holdings.arrive(flight.item_ids)
+
+    async def landed(self, content_hashes: Iterable[bytes]) -> None:
+        """Wait until none of these texts is being written."""
+        landings = {id(f): f for h in content_hashes if (f := self._landing.get(h)) is not None}
+        for landing in landings.values():
+            await asyncio.shield(landing)
+
+    def chunk_of(self, content_hash: bytes) -> int | None:
+        """A chunk whose vector, of exactly this text, was written by this process."""
+        return self._home.get(content_hash)

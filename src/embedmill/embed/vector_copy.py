@@ -1,0 +1,57 @@
+"""Encodes a response's vectors as PostgreSQL binary COPY, all rows at once. Owns the byte layout only.
+
+Layout: the COPY header, then for each row a field count and (length, bytes) for chunk_id (int8), input_hash
+(bytea) and embedding (pgvector: int2 dimensions, int2 unused, then float4 or, for halfvec, float2, big-endian),
+then the trailer. One structured array fills in every row without a loop over vectors: libraries.md measured
+text literals at 2-3% of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedmill.core.hashing import HASH_BYTES
+from embedmill.ports import Vectors
+
+_HEADER = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
+_TRAILER = b"\xff\xff"
+_SCALARS = {"vector": ">f4", "halfvec": ">f2"}
+
+
+def encode_vectors(
+    chunk_ids: Sequence[int], input_hashes: Sequence[bytes], vectors: Vectors, storage: str
+) -> bytes:
+    """The bytes for COPY of (chunk_id, input_hash, embedding); row i is chunk_ids[i], vectors[i].
+
+    `vectors` has shape (rows, dimensions). Raises OverflowError where a halfvec cannot hold a number.
+    """
+    rows, dimensions = vectors.shape
+    scalar = np.dtype(_SCALARS[storage])
+    layout = np.dtype(
+        [
+            ("fields", ">i2"),
+            ("id_length", ">i4"),
+            ("id", ">i8"),
+            ("hash_length", ">i4"),
+            ("hash", f"V{HASH_BYTES}"),
+            ("vector_length", ">i4"),
+            ("dimensions", ">i2"),
+            ("unused", ">i2"),
+            ("vector", scalar, (dimensions,)),
+        ]
+    )
+    block = np.zeros(rows, dtype=layout)
+    block["fields"] = 3
+    block["id_length"] = 8
+    block["id"] = chunk_ids
+    block["hash_length"] = HASH_BYTES
+    block["hash"] = np.frombuffer(b"".join(input_hashes), dtype=f"V{HASH_BYTES}")
+    block["vector_length"] = 4 + scalar.itemsize * dimensions
+    block["dimensions"] = dimensions
+    with np.errstate(over="ignore"):
+        block["vector"] = vectors
+    if storage == "halfvec" and not np.isfinite(block["vector"]).all():
+        raise OverflowError("a number of the vector is too large for halfvec: use --storage vector")
+    return b"".join((_HEADER, block.tobytes(), _TRAILER))

@@ -1,0 +1,317 @@
+"""Reads documents in processes of their own, under limits of time and memory. Owns the life of those
+processes: started when needed, killed at the deadline, replaced when they die or grow. Must not parse, and
+must not import a parser: the command that starts one is an argument."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import psutil
+
+from embedmill.errors import ConfigurationError, DocumentError
+from embedmill.ingest.parsing_protocol import (
+    LENGTH,
+    MIB,
+    ChildReady,
+    ParseFailure,
+    ParseReply,
+    ParseRequest,
+    ParseUnavailable,
+    Reply,
+)
+
+_STREAM_LIMIT = 8 * MIB
+_STDERR_TAIL_BYTES = 4096
+_MAX_REPLY_BYTES = 4096 * MIB
+_GOODBYE_SECONDS = 2.0
+_OUT_OF_MEMORY = (
+    b"memory allocation",
+    b"MemoryError",
+    b"ut of memory",
+    b"bad_alloc",
+    b"annot allocate memory",
+)
+
+_decoder = msgspec.msgpack.Decoder(Reply)
+
+
+class ParserPool:
+    """Up to `size` parsing processes, each reading one document at a time.
+
+    `async with ParserPool(command) as pool: reply = await pool.parse(request)`. No document can harm another:
+    one that hangs, crashes or grows costs its own process, which is replaced. Leaving the block ends all
+    processes; should this process be killed, they end with it.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        size: int = 2,
+        deadline_seconds: float = 120.0,
+        start_seconds: float = 60.0,
+        recycle_resident_bytes: int = 512 * MIB,
+        recycle_documents: int = 2000,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environment` is all that a child sees besides its own tuning: by default no key and no password of
+        this process is where a hostile document could read it."""
+        self._command = tuple(command)
+        self._deadline_seconds = deadline_seconds
+        self._start_seconds = start_seconds
+        self._recycle_resident_bytes = recycle_resident_bytes
+        self._recycle_documents = recycle_documents
+        self._environment = {"MALLOC_ARENA_MAX": "2", "PYTHONUTF8": "1", **(environment or {})}
+        # The last used first: the others stay unstarted while one is enough.
+        self._free: asyncio.LifoQueue[_Seat] = asyncio.LifoQueue()
+        for _ in range(max(1, size)):
+            self._free.put_nowait(_Seat())
+        self._living: set[_Child] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        for child in tuple(self._living):
+            self._part_from(child, gently=not child.is_busy)
+        while self._farewells:
+            await asyncio.wait(tuple(self._farewells))
+
+    async def parse(self, request: ParseRequest) -> ParseReply:
+        """The document, with its chunks where the request has a plan.
+
+        Waits for a free process; the deadline counts from there. Raises DocumentError with its reason (the
+        document is to blame, everything else goes on) and ConfigurationError (a part is missing: every
+        document of its kind would fail). Cancelling kills the process that reads this document.
+        """
+        body = msgspec.msgpack.encode(request)
+        seat = await self._free.get()
+        try:
+            reply = await self._answer(seat, body)
+        finally:
+            self._free.put_nowait(seat)
+        if isinstance(reply, ParseFailure):
+            raise DocumentError(reply.reason, reply.message)
+        if isinstance(reply, ParseUnavailable):
+            raise ConfigurationError(reply.message)
+        if isinstance(reply, ChildReady):
+            raise DocumentError("corrupt", "The parsing process answered out of turn on this document.")
+        return reply
+
+    async def _answer(self, seat: _Seat, body: bytes) -> Reply:
+        was_used = seat.child is not None and seat.child.documents > 0
+        reply = await self._attempt(seat, body)
+        if was_used and isinstance(reply, ParseFailure) and reply.spoilt and reply.reason == "corrupt":
+            # Perhaps an earlier document left the process weak: no document pays for another.
+            reply = await self._attempt(seat, body)
+        return reply
+
+    async def _attempt(self, seat: _Seat, body: bytes) -> Reply:
+        child = seat.child or await self._start()
+        seat.child = None  # until it has answered in full, nobody may use it again
+        reply: Reply | None = None
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                reply = await child.ask(body)
+        except TimeoutError:
+            reply = ParseFailure(
+                "timeout", f"Reading this document took longer than {self._deadline_seconds:g} seconds.", True
+            )
+        finally:
+            if reply is None or (isinstance(reply, ParseFailure) and reply.spoilt):
+                self._part_from(child, gently=False)
+            elif child.documents >= self._recycle_documents or self._has_grown(child):
+                self._part_from(child, gently=True)
+            else:
+                seat.child = child
+        return reply
+
+    async def _start(self) -> _Child:
+        if self._closed:
+            raise ConfigurationError("The parser pool is closed; it was left before all documents were read.")
+        child = await _Child.start(self._command, self._environment)
+        self._living.add(child)
+        ready: Reply | None = None
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._start_seconds):
+                    ready = await child.receive()
+        finally:
+            if not isinstance(ready, ChildReady):
+                self._part_from(child, gently=False)
+        if not isinstance(ready, ChildReady):
+            raise ConfigurationError(
+                f"The parsing process does not start ({child.last_words() or 'it says nothing'}); "
+                "check the installation with `embedmill doctor`."
+            )
+        return child
+
+    def _has_grown(self, child: _Child) -> bool:
+        try:
+            resident = psutil.Process(child.pid).memory_info().rss
+        except psutil.NoSuchProcess:
+            return True
+        return bool(resident > self._recycle_resident_bytes)
+
+    def _part_from(self, child: _Child, *, gently: bool) -> None:
+        """End the child now (or let it end, `gently`); the task that sees it off is awaited on leaving."""
+        if not gently:
+            child.kill()
+        if child not in self._living:
+            return
+        self._living.discard(child)
+        farewell = asyncio.create_task(child.end())
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
+
+
+class _Seat:
+    """A place for one process; empty until a document needs it."""
+
+    def __init__(self) -> None:
+        self.child: _Child | None = None
+
+
+class _Child:
+    """One parsing process and its pipes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None  # noqa: S101
+        assert process.stdout is not None  # noqa: S101
+        assert process.stderr is not None  # noqa: S101
+        self._process = process
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+        self._tail = bytearray()
+        self._listening = asyncio.create_task(self._listen(process.stderr))
+        self.pid = process.pid
+        self.documents = 0
+        self._killed = False
+        self._receiving = False
+
+    @classmethod
+    async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Self:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(environment),
+                limit=_STREAM_LIMIT,
+                # Ctrl-C goes to the whole group of a terminal: what is being read is to be finished or killed
+                # by us, not by the key.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ConfigurationError(f"The parsing process cannot be started: {error}.") from error
+        return cls(process)
+
+    async def ask(self, body: bytes) -> Reply:
+        """The reply, or what the death of the process says about the document."""
+        self.documents += 1
+        try:
+            self._stdin.write(LENGTH.pack(len(body)))
+            self._stdin.write(body)
+            await self._stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            return await self._cause_of_death()
+        reply = await self.receive()
+        return await self._cause_of_death() if reply is None else reply
+
+    async def receive(self) -> Reply | None:
+        """The next reply, or None where the process ended or talks nonsense."""
+        self._receiving = True
+        try:
+            (length,) = LENGTH.unpack(await self._stdout.readexactly(LENGTH.size))
+            if length > _MAX_REPLY_BYTES:
+                return None
+            reply: Reply = _decoder.decode(await self._stdout.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionResetError, msgspec.DecodeError):
+            return None
+        else:
+            return reply
+        finally:
+            self._receiving = False
+
+    async def _cause_of_death(self) -> Reply:
+        code = await self._exit_code()
+        if self._killed:
+            return ParseUnavailable("The parser pool was closed while this document was read.")
+        if code == -signal.SIGXCPU:
+            return ParseFailure(
+                "timeout", "Reading this document took more processor time than allowed.", True
+            )
+        if code == -signal.SIGKILL or any(words in self._tail for words in _OUT_OF_MEMORY):
+            out_of_memory = True  # nobody but the system kills unasked: it had no memory left
+        else:
+            # Whoever aborts over damage says so; an allocator that is refused memory can say nothing.
+            out_of_memory = code == -signal.SIGABRT and not self._tail
+        if out_of_memory:
+            return ParseFailure("memory", "Reading this document takes more memory than it is allowed.", True)
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return ParseFailure(
+            "corrupt", f"The parser crashed on this document ({how}); it may be damaged.", True
+        )
+
+    async def _exit_code(self) -> int:
+        try:
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                code = await self._process.wait()
+        except TimeoutError:
+            # It closed its pipe or talked nonsense, but lives.
+            self._process.kill()
+            await self._process.wait()
+            code = 1
+        await asyncio.wait([self._listening], timeout=_GOODBYE_SECONDS)
+        return code
+
+    @property
+    def is_busy(self) -> bool:
+        return self._receiving
+
+    def last_words(self) -> str:
+        """The last line that the process wrote to its stderr."""
+        lines = self._tail.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def kill(self) -> None:
+        self._killed = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def end(self) -> None:
+        """Close its stdin, which tells it to go; kill it when it stays; leave nothing open."""
+        self._stdin.close()
+        try:
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        # A pipe with unread bytes would keep its transport open.
+        while not self._receiving and await self._stdout.read(_STREAM_LIMIT):
+            pass
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await self._stdin.wait_closed()
+        await asyncio.wait([self._listening], timeout=_GOODBYE_SECONDS)
+        self._listening.cancel()
+
+    async def _listen(self, stderr: asyncio.StreamReader) -> None:
+        while heard := await stderr.read(_STDERR_TAIL_BYTES):
+            self._tail += heard
+            del self._tail[:-_STDERR_TAIL_BYTES]

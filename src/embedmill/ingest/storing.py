@@ -1,0 +1,255 @@
+"""Commits what was parsed: document, text, chunks, job and queue items in one transaction. Owns the replacing
+of a document's chunks; must not read files. The order of locks is document, items, chunks, jobs, counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from psycopg.types.json import Jsonb
+
+from embedmill.core.chunking import place_of
+from embedmill.core.documents import Chunk, ParsedDocument
+from embedmill.core.hashing import text_hash
+from embedmill.core.revision import revise
+from embedmill.database.pipelines import Pipeline
+from embedmill.database.pool import Connection, Database
+from embedmill.database.queries import load_queries
+
+_SQL = load_queries("embedmill.ingest", "ingest.sql")
+
+_Place = tuple[str, str, str] | tuple[None, None, None]
+
+
+class SourceContent(msgspec.Struct, frozen=True):
+    """One state of a source, as it was read: what makes it this document and this version."""
+
+    source_type: str
+    source_id: str
+    name: str
+    size_bytes: int | None
+    content_hash: bytes | None
+
+
+class Launched(msgspec.Struct, frozen=True):
+    """What was enqueued for a document: the rest has its vectors already."""
+
+    job_id: UUID
+    document_id: int
+    chunks: int
+    enqueued_chunks: int
+    enqueued_tokens: int
+
+
+class Storing:
+    """Writes documents of one pipeline, on behalf of one run (`batch_id`)."""
+
+    def __init__(
+        self,
+        database: Database,
+        pipeline: Pipeline,
+        *,
+        batch_id: UUID,
+        priority: str = "medium",
+        usage_type: str = "internal_ingestion",
+    ) -> None:
+        self._database = database
+        self._pipeline = pipeline
+        self._batch_id = batch_id
+        self._priority = priority
+        self._usage_type = usage_type
+
+    async def save(
+        self, content: SourceContent, document: ParsedDocument, chunks: Sequence[Chunk]
+    ) -> Launched:
+        """Make this the document's content and launch what lacks a vector. Unchanged chunks keep theirs."""
+        async with self._database.transaction() as connection:
+            document_id, version = await self._save_document(connection, content, document, len(chunks))
+            if version > 1:
+                await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
+            await self._replace_chunks(connection, document_id, document, chunks, is_new=version == 1)
+            await connection.execute(
+                _SQL["save_text"],
+                {
+                    "document_id": document_id,
+                    "tenant_id": self._pipeline.tenant_id,
+                    "text": document.text,
+                },
+            )
+            job_id = await self._create_job(connection, document_id, chunks)
+            return await self._launch(connection, document_id, job_id, len(chunks))
+
+    async def save_failure(self, content: SourceContent, reason: str, message: str) -> None:
+        """The source cannot be read as text: say so on its document, and let go of its older content."""
+        async with self._database.transaction() as connection:
+            document_id, version = await self._save_document(
+                connection, content, None, 0, error_reason=reason, error_message=message
+            )
+            if version > 1:
+                await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
+                await connection.execute(_SQL["delete_text"], {"document_id": document_id})
+                await self._replace_chunks(connection, document_id, None, [], is_new=False)
+            await self._create_job(
+                connection, document_id, [], status="failed", error_stage="parsing", error_message=message
+            )
+
+    async def relaunch(self, document_id: int, job_id: UUID) -> Launched:
+        """Go on with a document whose job did not end well: only what lacks a vector is enqueued."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_SQL["lock_document"], {"document_id": document_id})
+            await connection.execute(_SQL["adopt_job"], {"job_id": job_id, "batch_id": self._batch_id})
+            return await self._launch(connection, document_id, job_id, 0)
+
+    async def delete(self, document_id: int) -> None:
+        """Remove a document with all that was made of it."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_SQL["lock_document"], {"document_id": document_id})
+            await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
+            await connection.execute(_SQL["delete_document"], {"document_id": document_id})
+
+    async def _save_document(
+        self,
+        connection: Connection,
+        content: SourceContent,
+        document: ParsedDocument | None,
+        chunk_count: int,
+        *,
+        error_reason: str | None = None,
+        error_message: str | None = None,
+    ) -> tuple[int, int]:
+        cursor = await connection.execute(
+            _SQL["save_document"],
+            {
+                **msgspec.structs.asdict(content),
+                "tenant_id": self._pipeline.tenant_id,
+                "pipeline_id": self._pipeline.id,
+                "title": document.title if document else None,
+                "media_type": document.media_type if document else None,
+                "metadata": msgspec.json.encode(document.metadata if document else {}).decode(),
+                "chunk_count": chunk_count,
+                "error_reason": error_reason,
+                "error_message": error_message,
+            },
+        )
+        row = await cursor.fetchone()
+        assert row is not None  # noqa: S101 - RETURNING of an upsert without WHERE gives its row
+        return row[0], row[1]
+
+    async def _replace_chunks(
+        self,
+        connection: Connection,
+        document_id: int,
+        document: ParsedDocument | None,
+        chunks: Sequence[Chunk],
+        *,
+        is_new: bool,
+    ) -> None:
+        hashes = [text_hash(chunk.text) for chunk in chunks]
+        places: list[_Place] = [
+            (document and place_of(document.places, chunk.start, chunk.end)) or (None, None, None)
+            for chunk in chunks
+        ]
+        standing: list[tuple[Any, ...]] = []
+        if not is_new:
+            cursor = await connection.execute(_SQL["standing_chunks"], {"document_id": document_id})
+            standing = await cursor.fetchall()
+        revision = revise([row[1] for row in standing], hashes)
+        if revision.removed:
+            removed = [standing[index][0] for index in revision.removed]
+            await connection.execute(_SQL["delete_chunks"], {"chunk_ids": removed})
+        moved = [
+            (standing[old][0], chunks[new], places[new])
+            for new, old in revision.kept
+            if _position(chunks[new], places[new]) != (*standing[old][2:8], tuple(standing[old][8]))
+        ]
+        if moved:
+            await self._move_chunks(connection, moved)
+        if revision.added:
+            async with connection.cursor().copy(_SQL["copy_chunks"]) as copy:
+                for index in revision.added:
+                    chunk = chunks[index]
+                    await copy.write_row(
+                        (
+                            self._pipeline.tenant_id,
+                            self._pipeline.id,
+                            document_id,
+                            chunk.ordinal,
+                            chunk.start,
+                            chunk.end,
+                            chunk.tokens,
+                            self._pipeline.text_search_config,
+                            hashes[index],
+                            *places[index],
+                            list(chunk.heading_path),
+                            chunk.text,
+                        )
+                    )
+
+    @staticmethod
+    async def _move_chunks(connection: Connection, moved: list[tuple[int, Chunk, _Place]]) -> None:
+        await connection.execute(
+            _SQL["move_chunks"],
+            {
+                "chunk_ids": [chunk_id for chunk_id, _, _ in moved],
+                "ordinals": [chunk.ordinal for _, chunk, _ in moved],
+                "starts": [chunk.start for _, chunk, _ in moved],
+                "ends": [chunk.end for _, chunk, _ in moved],
+                "place_kinds": [place[0] for _, _, place in moved],
+                "place_firsts": [place[1] for _, _, place in moved],
+                "place_lasts": [place[2] for _, _, place in moved],
+                "heading_paths": [Jsonb(list(chunk.heading_path)) for _, chunk, _ in moved],
+            },
+        )
+
+    async def _create_job(
+        self,
+        connection: Connection,
+        document_id: int,
+        chunks: Sequence[Chunk],
+        *,
+        status: str = "chunk_preview_ready",
+        error_stage: str | None = None,
+        error_message: str | None = None,
+    ) -> UUID:
+        unknown_price = self._pipeline.price_per_million_tokens is None
+        cursor = await connection.execute(
+            _SQL["create_job"],
+            {
+                "tenant_id": self._pipeline.tenant_id,
+                "pipeline_id": self._pipeline.id,
+                "document_id": document_id,
+                "batch_id": self._batch_id,
+                "status": status,
+                "priority": self._priority,
+                "total_chunks": len(chunks),
+                "total_tokens": sum(chunk.tokens for chunk in chunks),
+                "cost_usd": None if unknown_price else 0,
+                "error_stage": error_stage,
+                "error_message": error_message,
+            },
+        )
+        row = await cursor.fetchone()
+        assert row is not None  # noqa: S101 - RETURNING of an insert gives its row
+        job_id: UUID = row[0]
+        return job_id
+
+    async def _launch(self, connection: Connection, document_id: int, job_id: UUID, chunks: int) -> Launched:
+        cursor = await connection.execute(
+            _SQL["launch_document"],
+            {
+                "document_id": document_id,
+                "job_id": job_id,
+                "priority": self._priority,
+                "usage_type": self._usage_type,
+            },
+        )
+        row = await cursor.fetchone()
+        _, enqueued, tokens = row or (0, 0, 0)
+        return Launched(job_id, document_id, chunks, enqueued, tokens)
+
+
+def _position(chunk: Chunk, place: _Place) -> tuple[Any, ...]:
+    """As it stands in a row of `standing_chunks`, from `ordinal` on."""
+    return (chunk.ordinal, chunk.start, chunk.end, *place, chunk.heading_path)

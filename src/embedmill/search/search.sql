@@ -1,0 +1,60 @@
+-- name: by_vector
+-- Nearest vectors first. With the HNSW index the scan goes on past what the filter rejects (iterative scan).
+SELECT c.id, 1 - (v.embedding <=> %(query)s::{type})
+  FROM {vectors} v
+  JOIN embedmill.knowledge_chunks c ON c.id = v.chunk_id
+  JOIN embedmill.knowledge_documents d ON d.id = c.document_id
+ WHERE (%(document_id)s::bigint IS NULL OR c.document_id = %(document_id)s)
+   AND (%(source)s::text IS NULL OR d.source_id LIKE %(source)s)
+   AND (%(metadata)s::jsonb IS NULL OR d.metadata @> %(metadata)s)
+ ORDER BY v.embedding <=> %(query)s::{type}
+ LIMIT %(candidates)s;
+
+-- name: by_vector_unfiltered
+-- The same without a filter: the plainest shape for the index.
+SELECT v.chunk_id, 1 - (v.embedding <=> %(query)s::{type})
+  FROM {vectors} v
+ ORDER BY v.embedding <=> %(query)s::{type}
+ LIMIT %(candidates)s;
+
+-- name: by_text
+-- Best full-text rank first. Passages with every word come before those with some: a question in plain
+-- words rarely stands in one passage as a whole.
+WITH question AS (
+    SELECT every.q AS every_word,
+           -- The text of a tsquery is already lexed and quoted; only its operators are replaced. With a word
+           -- excluded ("-word") nothing is loosened: "or anything without it" would match everything.
+           CASE WHEN every.q::text LIKE '%%!%%' THEN every.q
+                ELSE replace(every.q::text, ' & ', ' | ')::tsquery END AS some_words
+      FROM (SELECT websearch_to_tsquery(%(config)s::regconfig, %(words)s) AS q) every
+)
+SELECT c.id, ts_rank_cd(c.tsv, question.some_words, 1) + (c.tsv @@ question.every_word)::integer
+  FROM question, embedmill.knowledge_chunks c
+  JOIN embedmill.knowledge_documents d ON d.id = c.document_id
+ WHERE c.pipeline_id = %(pipeline_id)s AND c.tsv @@ question.some_words
+   AND (%(document_id)s::bigint IS NULL OR c.document_id = %(document_id)s)
+   AND (%(source)s::text IS NULL OR d.source_id LIKE %(source)s)
+   AND (%(metadata)s::jsonb IS NULL OR d.metadata @> %(metadata)s)
+ ORDER BY 2 DESC, c.id
+ LIMIT %(candidates)s;
+
+-- name: passages
+-- What a hit shows: the passage, its document and its place in it.
+SELECT c.id, d.id, d.source_type, d.source_id, d.name, d.title, c.ordinal, c.start_offset, c.end_offset,
+       c.place_kind, c.place_first, c.place_last, c.heading_path, c.text, d.metadata
+  FROM embedmill.knowledge_chunks c
+  JOIN embedmill.knowledge_documents d ON d.id = c.document_id
+ WHERE c.id = ANY (%(chunk_ids)s);
+
+-- name: tune
+-- For this transaction: enough candidates from the index, and a scan that goes on past the filter.
+SELECT set_config('hnsw.ef_search', least(1000, greatest(100, %(candidates)s * 2))::text, true),
+       set_config('hnsw.iterative_scan', 'strict_order', true);
+
+-- name: record_query
+-- A query's call in the ledger.
+INSERT INTO embedmill.llm_usage_log
+    (tenant_id, pipeline_id, generation_id, call_id, usage_type, action, provider, model, inputs, input_tokens,
+     latency_ms, cost_usd)
+VALUES (%(tenant_id)s, %(pipeline_id)s, %(generation_id)s, gen_random_uuid(), 'query', 'search', %(provider)s,
+        %(model)s, 1, %(input_tokens)s, %(latency_ms)s, %(cost_usd)s);

@@ -1,0 +1,187 @@
+"""Searches a pipeline: by vector, by full text, or both fused. Owns the queries and what a hit shows; must not
+write anything but the ledger's row for the query's own call."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+from psycopg import sql
+
+from embedmill.core.pricing import cost_usd
+from embedmill.core.ranking import fuse_rankings
+from embedmill.database.pipelines import Pipeline
+from embedmill.database.pool import Connection, Database
+from embedmill.database.queries import load_queries, vectors_table
+from embedmill.errors import ConfigurationError
+from embedmill.ports import EmbeddingProvider, Purpose
+
+_SQL = load_queries("embedmill.search", "search.sql")
+MOST_HITS = 1000
+# What is fused is drawn from more candidates than are shown: a passage may be 40th in one list and 1st in both.
+_CANDIDATES_PER_HIT = 4
+_FEWEST_CANDIDATES = 50
+
+
+class Mode(StrEnum):
+    HYBRID = "hybrid"
+    VECTOR = "vector"
+    TEXT = "text"
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which documents may answer: one document, those whose source matches (`*` and `?` as in a shell), those
+    whose metadata contains this."""
+
+    document_id: int | None = None
+    source: str | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.document_id is None and self.source is None and self.metadata is None
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A passage. `score` is the cosine similarity (vector), the text rank (text) or the fused score (hybrid);
+    the ranks (from 1) say where each list had it."""
+
+    score: float
+    vector_rank: int | None
+    text_rank: int | None
+    chunk_id: int
+    document_id: int
+    source_type: str
+    source_id: str
+    name: str
+    title: str | None
+    ordinal: int
+    start_offset: int
+    end_offset: int
+    place_kind: str | None
+    place_first: str | None
+    place_last: str | None
+    heading_path: list[str]
+    text: str
+    metadata: dict[str, Any]
+
+    @property
+    def place(self) -> str | None:
+        """For people: "page 3", "pages 3-4", "sheet Prices"."""
+        if self.place_kind is None:
+            return None
+        if self.place_first == self.place_last:
+            return f"{self.place_kind} {self.place_first}"
+        return f"{self.place_kind}s {self.place_first}-{self.place_last}"
+
+
+class Searcher:
+    """Answers queries over one pipeline."""
+
+    def __init__(self, database: Database, pipeline: Pipeline, provider: EmbeddingProvider | None) -> None:
+        """`provider` may be None where only full text will be searched."""
+        self._database = database
+        self._pipeline = pipeline
+        self._provider = provider
+
+    async def search(
+        self, query: str, *, mode: Mode = Mode.HYBRID, limit: int = 10, where: Filter | None = None
+    ) -> list[Hit]:
+        """The best `limit` passages, best first. An empty query is a ConfigurationError."""
+        if not query.strip():
+            raise ConfigurationError("the query is empty: say what you are looking for")
+        if not 1 <= limit <= MOST_HITS:
+            raise ConfigurationError(f"--limit is 1 to {MOST_HITS}")
+        # The provider is asked before a transaction is open.
+        vector = None if mode is Mode.TEXT else await self._embed(query)
+        chosen = where or Filter()
+        candidates = limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
+        async with self._database.transaction() as connection:
+            by_vector = [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
+            by_text = [] if mode is Mode.VECTOR else await self._by_text(connection, query, candidates, chosen)
+            if mode is Mode.HYBRID:
+                scored = fuse_rankings([[i for i, _ in by_vector], [i for i, _ in by_text]])[:limit]
+            else:
+                scored = by_vector or by_text
+            ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
+            return await self._show(connection, scored, ranks)
+
+    async def _embed(self, query: str) -> str:
+        """The query's vector as pgvector reads it, its call entered in the ledger."""
+        if self._provider is None:
+            raise ConfigurationError("this search has no provider: only --mode text is possible")
+        started = time.monotonic()
+        response = await self._provider.embed([query], Purpose.QUERY)
+        spec = self._pipeline.generation.spec
+        tokens = response.tokens or 0
+        await self._database.fetch(
+            _SQL["record_query"],
+            {
+                "tenant_id": self._pipeline.tenant_id,
+                "pipeline_id": self._pipeline.id,
+                "generation_id": self._pipeline.generation.id,
+                "provider": spec.provider,
+                "model": spec.model,
+                "input_tokens": tokens,
+                "latency_ms": int((time.monotonic() - started) * 1000),
+                "cost_usd": cost_usd(tokens, self._pipeline.price_per_million_tokens),
+            },
+        )
+        return "[" + ",".join(np.format_float_scientific(x, trim="0") for x in response.vectors[0]) + "]"
+
+    async def _by_vector(
+        self, connection: Connection, vector: str, candidates: int, where: Filter
+    ) -> list[tuple[int, float]]:
+        await connection.execute(_SQL["tune"], {"candidates": candidates})
+        generation = self._pipeline.generation
+        name = "by_vector_unfiltered" if where.is_empty else "by_vector"
+        statement = _SQL[name].format(
+            vectors=vectors_table(generation.id),
+            type=sql.SQL("vector({})" if generation.storage == "vector" else "halfvec({})").format(
+                sql.Literal(generation.dimensions)
+            ),
+        )
+        cursor = await connection.execute(
+            statement, {"query": vector, "candidates": candidates, **_filter_values(where)}
+        )
+        return [(row[0], float(row[1])) for row in await cursor.fetchall()]
+
+    async def _by_text(
+        self, connection: Connection, words: str, candidates: int, where: Filter
+    ) -> list[tuple[int, float]]:
+        cursor = await connection.execute(
+            _SQL["by_text"],
+            {
+                "words": words.replace("\x00", " "),
+                "config": self._pipeline.text_search_config,
+                "pipeline_id": self._pipeline.id,
+                "candidates": candidates,
+                **_filter_values(where),
+            },
+        )
+        return [(row[0], float(row[1])) for row in await cursor.fetchall()]
+
+    @staticmethod
+    async def _show(
+        connection: Connection, scored: list[tuple[int, float]], ranks: list[dict[int, int]]
+    ) -> list[Hit]:
+        cursor = await connection.execute(_SQL["passages"], {"chunk_ids": [i for i, _ in scored]})
+        rows = {row[0]: row for row in await cursor.fetchall()}
+        return [
+            Hit(score, ranks[0].get(i), ranks[1].get(i), *rows[i])
+            for i, score in scored
+            if i in rows
+        ]
+
+
+def _filter_values(where: Filter) -> dict[str, Any]:
+    """Shell wildcards become LIKE's; LIKE's own characters are escaped."""
+    like = None
+    if where.source is not None:
+        escaped = where.source.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
+        like = escaped.replace("*", "%").replace("?", "_")
+    metadata = None if where.metadata is None else msgspec.json.encode(where.metadata).decode()
+    return {"document_id": where.document_id, "source": like, "metadata": metadata}
