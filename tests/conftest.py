@@ -33,7 +33,7 @@ def test_server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A place for an EMBEDMILL_DATA_DIR of this test's own, not made yet; its server is stopped afterwards."""
+    """An EMBEDMILL_DATA_DIR of this test's own, not made yet; its server is stopped afterwards."""
     with tempfile.TemporaryDirectory(prefix="embedmill-data-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "data"
         embedded.stop(Path(folder) / "data")

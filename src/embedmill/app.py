@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import structlog
-
 from embedmill.errors import ConfigurationError, DatabaseUnreachableError
 from embedmill.settings import Settings, read_secret
 
@@ -233,28 +231,3 @@ def find_api_key(spec: ProviderSpec) -> str | None:
         return None
     names = _OPENAI_KEYS if spec.base_url is None else _OPENAI_KEYS[:1]
     return next((key for name in names if (key := read_secret(name))), None)
-
-
-def configure_logs(settings: Settings) -> None:
-    """Structured logs on standard error. No content and no secret is ever logged."""
-    import logging
-
-    renderer: structlog.typing.Processor
-    if settings.log_format == "json":
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[settings.log_level.upper()]
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )

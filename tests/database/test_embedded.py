@@ -72,7 +72,9 @@ def test_stopping_what_never_was_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("name", ["with space, 'quote' & %41 ü \N{SNOWMAN}", "deep/" + "x" * 120])
+@pytest.mark.parametrize(
+    "name", ["with space, 'quote' & %41 $HOME `id` \\\" ü \N{SNOWMAN}", "deep/" + "x" * 120]
+)
 def test_odd_and_long_folder_names_work(data_dir: Path, name: str) -> None:
     data_dir /= name
     try:

@@ -179,7 +179,8 @@ def test_a_recovery_is_waited_for_and_announced(
     # A recovery that lasts until the test says so.
     with (cluster / "postgresql.conf").open("a") as settings:
         settings.write(
-            "hot_standby = off\nrestore_command = 'touch begun; while [ ! -e go ]; do sleep 0.05; done; false'\n"
+            "hot_standby = off\n"
+            "restore_command = 'touch begun; while [ ! -e go ]; do sleep 0.05; done; false'\n"
         )
     (cluster / "recovery.signal").touch()
     os.chown(cluster / "recovery.signal", cluster.stat().st_uid, cluster.stat().st_gid)

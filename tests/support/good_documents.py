@@ -108,7 +108,8 @@ def docx(
             "<dc:creator>A. Miller</dc:creator></cp:coreProperties>",
             "word/_rels/document.xml.rels": _relationships({"styles": "styles.xml"}),
             "word/styles.xml": f'{_XML}<w:styles xmlns:w="{_WORD}">{headings}</w:styles>',
-            "word/document.xml": f'{prolog}<w:document xmlns:w="{_WORD}"><w:body>{body}</w:body></w:document>',
+            "word/document.xml": f'{prolog}<w:document xmlns:w="{_WORD}">'
+            f"<w:body>{body}</w:body></w:document>",
             **(extra or {}),
         }
     )

@@ -234,7 +234,7 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], frozenset[str]]] = {
     "cp1252.html": (lambda: "<p>".join((*good.PAGES, "Grüße – café")).encode("cp1252"), PARSES),
     "flate_bomb.pdf": (lambda: flate_bomb_pdf(_BOMB_BYTES), _UNREAL),
     "page_loop.pdf": (_page_tree_loop, _UNREAL),
-    "deep.html": (lambda: _nested("<div>", "</div>"), _UNREAL),
+    "deep.html": (lambda: _nested("<div>", "</div>"), PARSES),
     "deep.docx": (lambda: good.docx(_nested("<w:p>", "</w:p>").decode()), _UNREAL),
     "deep.json": (lambda: b"[" * 200_000, frozenset({"corrupt"})),
     "deep_closed.json": (lambda: b"[" * 200_000 + b"]" * 200_000, frozenset({"corrupt"})),

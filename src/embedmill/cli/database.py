@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import typer
-
-app = typer.Typer(help="The database: its schema, and the embedded server.", no_args_is_help=True)
+import click
 
 
-@app.command()
+@click.group()
+def db() -> None:
+    """The database: its schema, and the embedded server."""
+
+
+@db.command()
 def migrate() -> None:
     """Bring the schema up to date. Safe to run at any time and by several at once."""
     from embedmill.app import migrate_database
-    from embedmill.cli.running import start
+    from embedmill.cli.running import read_settings
 
-    report = migrate_database(start())
+    report = migrate_database(read_settings())
     if report.changed:
         print(f"schema brought to version {report.to_version}")
     else:
         print(f"schema is up to date at version {report.to_version}")
 
 
-@app.command()
+@db.command()
 def url() -> None:
     """Print the URL of the database that embedmill uses, for psql. Starts the embedded one where needed."""
     from embedmill.app import find_database
-    from embedmill.cli.running import start
+    from embedmill.cli.running import read_settings
 
-    print(find_database(start()))
+    print(find_database(read_settings()))
 
 
-@app.command()
+@db.command()
 def stop() -> None:
     """Stop the embedded server. Any command starts it again."""
     from embedmill.app import stop_database
-    from embedmill.cli.running import start
+    from embedmill.cli.running import read_settings
 
-    print("stopped" if stop_database(start()) else "the embedded database was not running")
+    print("stopped" if stop_database(read_settings()) else "the embedded database was not running")

@@ -7,9 +7,11 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
+
+from embedmill.cli.options import as_json
 
 if TYPE_CHECKING:
     from embedmill.settings import Settings
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 _LEAST_DISK_GB = 1.0
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+@click.command()
+@as_json
+def doctor(as_json: bool) -> None:
     """Check settings, disk, database, parsers, and the provider of each pipeline (one tiny call each).
 
     Exit status 1 where something needs a hand."""
@@ -30,7 +34,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         for name, ok, finding in results:
             print(f"{'ok  ' if ok else 'FAIL'}  {name}: {finding}")
     if not all(ok for _, ok, _ in results):
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 async def _examine(settings: Settings) -> list[tuple[str, bool, str]]:
@@ -45,7 +49,7 @@ async def _examine(settings: Settings) -> list[tuple[str, bool, str]]:
             results.append((name, False, str(error)))
         return results[-1][1]
 
-    await check("settings", lambda: _settings())
+    await check("settings", _settings)
     await check("disk", lambda: _disk(settings))
     await check("parsers", lambda: _parsers(settings))
     if await check("database", lambda: _database(settings)):

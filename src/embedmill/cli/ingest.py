@@ -8,10 +8,12 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import typer
+import click
+
+from embedmill.cli.options import as_json, pipeline_name
 
 if TYPE_CHECKING:
     from embedmill.app import App
@@ -25,26 +27,32 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2
 
 
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@pipeline_name
+@click.option("--recursive", "-r", is_flag=True, help="Folders within folders too.")
+@click.option("--glob", help="Only files like this: '*.pdf', or 'docs/*.md'.")
+@click.option(
+    "--delete-missing", is_flag=True, help="Remove documents whose file is gone from these folders."
+)
+@click.option("--priority", type=click.Choice(["high", "medium", "low"]), default="medium", show_default=True)
+@as_json
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Which pipeline.")] = "default",
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders within folders too.")] = False,
-    glob: Annotated[str | None, typer.Option(help="Only files like this: '*.pdf', or 'docs/*.md'.")] = None,
-    delete_missing: Annotated[
-        bool, typer.Option("--delete-missing", help="Remove documents whose file is gone from these folders.")
-    ] = False,
-    priority: Annotated[str, typer.Option(help="high, medium or low.")] = "medium",
-    as_json: Annotated[bool, typer.Option("--json", help="A report for programs.")] = False,
+    paths: tuple[Path, ...],
+    pipeline: str,
+    recursive: bool,
+    glob: str | None,
+    delete_missing: bool,
+    priority: str,
+    as_json: bool,
 ) -> None:
     """Parse, chunk and embed files. Running it again does only what changed; Ctrl-C keeps what is done.
 
     Exit status: 0 all files embedded, 1 some failed (each with its reason), 130 interrupted."""
     from embedmill.cli.ingest_report import show_report
-    from embedmill.cli.running import print_json, run_with_app
+    from embedmill.cli.running import print_json, run_with_app, start
     from embedmill.ingest.discovery import find_files
 
-    if priority not in {"high", "medium", "low"}:
-        raise typer.BadParameter("--priority is high, medium or low")
     found = find_files(paths, recursive=recursive, pattern=glob)
 
     async def story(app: App) -> IngestReport:
@@ -53,15 +61,15 @@ def ingest(
             pipeline, priority=priority, delete_missing=delete_missing, recursive=recursive, glob=glob
         )
 
-    report = run_with_app(story)
+    report = run_with_app(start(), story)
     if as_json:
         print_json(report)
     else:
         show_report(report, found)
     if report.interrupted:
-        raise typer.Exit(130)
+        sys.exit(130)
     if report.failed_files or report.failed_embeddings or report.error:
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 class _Run:

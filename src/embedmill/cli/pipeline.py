@@ -2,73 +2,120 @@
 
 from __future__ import annotations
 
-import json
-from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+
+from embedmill.cli.options import JsonObject, Usd, as_json
 
 if TYPE_CHECKING:
     from embedmill.app import App
     from embedmill.database.pipelines import Pipeline
 
-app = typer.Typer(help="Pipelines: named recipes from content to vectors.", no_args_is_help=True)
+_POSITIVE = click.IntRange(min=1)
+# Fields of ports.ProviderSpec that are None, and so the model's own, unless they are given.
+_SPEC_OPTIONS = (
+    ("--base-url", str, "The server, up to and with /v1. Default: OpenAI."),
+    ("--api-key-env", str, "The environment variable that holds the key, such as VOYAGE_API_KEY."),
+    ("--tokenizer", str, "An encoding (cl100k_base), a tokenizer.json or a model folder."),
+    ("--query-prefix", str, "Put before each query."),
+    ("--document-prefix", str, "Put before each chunk."),
+    ("--params", JsonObject(), "JSON merged into every request."),
+    ("--query-params", JsonObject(), "JSON merged into requests for queries."),
+    ("--document-params", JsonObject(), "JSON merged into requests for chunks."),
+    ("--max-inputs-per-call", _POSITIVE, "Texts in one call."),
+    ("--max-tokens-per-call", _POSITIVE, "Tokens in one call."),
+    ("--max-tokens-per-input", _POSITIVE, "Tokens in one text."),
+)
 
 
-@app.command()
+@click.group()
+def pipeline() -> None:
+    """Pipelines: named recipes from content to vectors."""
+
+
+def _spec_options(command: Callable[..., None]) -> Callable[..., None]:
+    for name, kind, words in reversed(_SPEC_OPTIONS):
+        command = click.option(name, type=kind, help=words)(command)
+    return command
+
+
+@pipeline.command()
+@click.argument("name")
+@click.option("--model", required=True, help="The model's name; for local also a folder or a hub id.")
+@click.option(
+    "--provider",
+    default="openai",
+    show_default=True,
+    help="local, or openai for any OpenAI-compatible server.",
+)
+@click.option("--dimensions", type=_POSITIVE, help="Default: the model's own, where it is known.")
+@click.option(
+    "--chunk-tokens",
+    type=int,
+    default=256,
+    show_default=True,
+    help="The longest chunk, in tokens of the model.",
+)
+@click.option(
+    "--chunk-overlap",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Tokens a chunk repeats of the one before.",
+)
+@click.option(
+    "--storage",
+    type=click.Choice(["vector", "halfvec"]),
+    default="vector",
+    show_default=True,
+    help="4 bytes a number, or 2.",
+)
+@click.option(
+    "--price-per-million-tokens",
+    type=Usd(),
+    help="US dollars. Default: the published price, where it is known.",
+)
+@click.option("--calls-per-minute", type=_POSITIVE, help="A limit for the whole fleet.")
+@click.option("--tokens-per-minute", type=_POSITIVE, help="A limit for the whole fleet.")
+@click.option(
+    "--language", default="english", show_default=True, help="PostgreSQL text search configuration."
+)
+@click.option(
+    "--timeout-seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Of a call."
+)
+@_spec_options
+@as_json
 def create(
-    name: Annotated[str, typer.Argument(help="Small letters, digits, - and _.")],
-    model: Annotated[str, typer.Option(help="The model's name; for local also a folder or a hub id.")],
-    provider: Annotated[str, typer.Option(help="local or openai (any OpenAI-compatible server).")] = "openai",
-    base_url: Annotated[str | None, typer.Option(help="The server, up to and with /v1. Default: OpenAI.")] = None,
-    dimensions: Annotated[int | None, typer.Option(min=1, help="Default: the model's own.")] = None,
-    chunk_tokens: Annotated[int, typer.Option(help="The longest chunk, in tokens of the model.")] = 256,
-    chunk_overlap: Annotated[int, typer.Option(help="Tokens a chunk repeats of the one before.")] = 32,
-    storage: Annotated[str, typer.Option(help="vector (4 bytes a number) or halfvec (2).")] = "vector",
-    price_per_million_tokens: Annotated[
-        str | None, typer.Option(help="US dollars. Default: the published price, where it is known.")
-    ] = None,
-    calls_per_minute: Annotated[int | None, typer.Option(min=1, help="For the whole fleet.")] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="For the whole fleet.")] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="The environment variable that holds the key, such as VOYAGE_API_KEY.")
-    ] = None,
-    language: Annotated[str, typer.Option(help="PostgreSQL text search configuration.")] = "english",
-    tokenizer: Annotated[
-        str | None, typer.Option(help="An encoding (cl100k_base), a tokenizer.json or a model folder.")
-    ] = None,
-    query_prefix: Annotated[str | None, typer.Option(help="Put before each query.")] = None,
-    document_prefix: Annotated[str | None, typer.Option(help="Put before each chunk.")] = None,
-    params: Annotated[str | None, typer.Option(help="JSON merged into every request.")] = None,
-    query_params: Annotated[str | None, typer.Option(help="JSON merged into requests for queries.")] = None,
-    document_params: Annotated[str | None, typer.Option(help="JSON merged into requests for chunks.")] = None,
-    max_inputs_per_call: Annotated[int | None, typer.Option(min=1)] = None,
-    max_tokens_per_call: Annotated[int | None, typer.Option(min=1)] = None,
-    max_tokens_per_input: Annotated[int | None, typer.Option(min=1)] = None,
-    timeout_seconds: Annotated[float, typer.Option(min=0.1, help="For a whole call.")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    name: str,
+    model: str,
+    provider: str,
+    dimensions: int | None,
+    chunk_tokens: int,
+    chunk_overlap: int,
+    storage: str,
+    price_per_million_tokens: Decimal | None,
+    calls_per_minute: int | None,
+    tokens_per_minute: int | None,
+    language: str,
+    timeout_seconds: float,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Make a pipeline with its table of vectors, its quota and its view."""
-    from embedmill.cli.running import run_with_app
+    from embedmill.cli.running import read_settings, run_with_app
     from embedmill.core.documents import ChunkPlan
     from embedmill.ports import ProviderSpec
 
-    given: dict[str, Any] = {
-        "params": _read_object("--params", params),
-        "query_params": _read_object("--query-params", query_params),
-        "document_params": _read_object("--document-params", document_params),
-        "query_prefix": query_prefix,
-        "document_prefix": document_prefix,
-        "tokenizer": tokenizer,
-        "max_inputs_per_call": max_inputs_per_call,
-        "max_tokens_per_call": max_tokens_per_call,
-        "max_tokens_per_input": max_tokens_per_input,
-        "api_key_env": api_key_env,
-        "base_url": base_url,
-    }
     explicit = {key: value for key, value in given.items() if value is not None}
     spec = ProviderSpec(
-        provider=provider, model=model, dimensions=dimensions or 0, timeout_seconds=timeout_seconds, **explicit
+        provider=provider,
+        model=model,
+        dimensions=dimensions or 0,
+        timeout_seconds=timeout_seconds,
+        **explicit,
     )
 
     async def story(app: App) -> Pipeline:
@@ -79,50 +126,53 @@ def create(
             storage=storage,
             chunk_plan=ChunkPlan(chunk_tokens, chunk_overlap),
             text_search_config=language,
-            price_per_million_tokens=_read_price(price_per_million_tokens),
+            price_per_million_tokens=price_per_million_tokens,
             calls_per_minute=calls_per_minute,
             tokens_per_minute=tokens_per_minute,
         )
 
-    _show_one(run_with_app(story), as_json)
+    _show_one(run_with_app(read_settings(), story), as_json)
 
 
-@app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+@pipeline.command("list")
+@as_json
+def list_(as_json: bool) -> None:
     """List the pipelines."""
-    from embedmill.cli.running import print_json, run_with_app
+    from embedmill.cli.running import print_json, read_settings, run_with_app
     from embedmill.database.pipelines import list_pipelines
 
     async def story(app: App) -> list[Pipeline]:
         return await list_pipelines(app.database, await app.tenant_id())
 
-    pipelines = run_with_app(story)
+    pipelines = run_with_app(read_settings(), story)
     if as_json:
-        print_json([_record(pipeline) for pipeline in pipelines])
+        print_json([_record(one) for one in pipelines])
         return
-    for pipeline in pipelines:
-        spec = pipeline.generation.spec
+    for one in pipelines:
+        spec = one.generation.spec
         print(
-            f"{pipeline.name:<20} {spec.provider:<8} {spec.model}  "
-            f"{pipeline.generation.dimensions} dimensions ({pipeline.generation.storage})"
+            f"{one.name:<20} {spec.provider:<8} {spec.model}  "
+            f"{one.generation.dimensions} dimensions ({one.generation.storage})"
         )
 
 
-@app.command()
-def show(name: str, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+@pipeline.command()
+@click.argument("name")
+@as_json
+def show(name: str, as_json: bool) -> None:
     """Show all of one pipeline."""
-    from embedmill.cli.running import run_with_app
+    from embedmill.cli.running import read_settings, run_with_app
 
     async def story(app: App) -> Pipeline:
         return await app.pipeline(name)
 
-    _show_one(run_with_app(story), as_json)
+    _show_one(run_with_app(read_settings(), story), as_json)
 
 
-def _show_one(pipeline: Pipeline, as_json: bool) -> None:
+def _show_one(shown: Pipeline, as_json: bool) -> None:
     from embedmill.cli.running import print_json
 
-    record = _record(pipeline)
+    record = _record(shown)
     if as_json:
         print_json(record)
         return
@@ -133,45 +183,21 @@ def _show_one(pipeline: Pipeline, as_json: bool) -> None:
         print(f"{'price_per_million_tokens':<26} unknown: costs will read 'unknown', not 0")
 
 
-def _record(pipeline: Pipeline) -> dict[str, Any]:
+def _record(shown: Pipeline) -> dict[str, Any]:
     import msgspec
 
-    spec = msgspec.structs.asdict(pipeline.generation.spec)
-    price = pipeline.price_per_million_tokens
+    spec = msgspec.structs.asdict(shown.generation.spec)
+    price = shown.price_per_million_tokens
     return {
-        "name": pipeline.name,
+        "name": shown.name,
         **spec,
-        "storage": pipeline.generation.storage,
-        "chunk_tokens": pipeline.chunk_plan.max_tokens,
-        "chunk_overlap": pipeline.chunk_plan.overlap_tokens,
-        "language": pipeline.text_search_config,
+        "storage": shown.generation.storage,
+        "chunk_tokens": shown.chunk_plan.max_tokens,
+        "chunk_overlap": shown.chunk_plan.overlap_tokens,
+        "language": shown.text_search_config,
         "price_per_million_tokens": None if price is None else float(price),
-        "calls_per_minute": pipeline.calls_per_minute,
-        "tokens_per_minute": pipeline.tokens_per_minute,
-        "view": f"embedmill.{pipeline.view_name}",
-        "vectors": f"embedmill.vectors_{pipeline.generation.id}",
+        "calls_per_minute": shown.calls_per_minute,
+        "tokens_per_minute": shown.tokens_per_minute,
+        "view": f"embedmill.{shown.view_name}",
+        "vectors": f"embedmill.vectors_{shown.generation.id}",
     }
-
-
-def _read_object(option: str, text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter(f"{option} is a JSON object")
-    return value
-
-
-def _read_price(text: str | None) -> Decimal | None:
-    if text is None:
-        return None
-    try:
-        price = Decimal(text)
-    except InvalidOperation as error:
-        raise typer.BadParameter("--price-per-million-tokens is a number of US dollars") from error
-    if not price.is_finite() or price < 0:
-        raise typer.BadParameter("--price-per-million-tokens is 0 or more")
-    return price

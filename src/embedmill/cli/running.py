@@ -15,24 +15,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def start() -> Settings:
-    """Settings read, logs set up."""
-    from embedmill.app import configure_logs
+def read_settings() -> Settings:
+    """Settings for a command that logs nothing."""
     from embedmill.settings import load_settings
 
-    settings = load_settings()
+    return load_settings()
+
+
+def start() -> Settings:
+    """Settings for a command that works: with logs set up, whose library takes a while to import."""
+    from embedmill.logs import configure_logs
+
+    settings = read_settings()
     configure_logs(settings)
     return settings
 
 
-def run_with_app(story: Callable[[App], Awaitable[T]]) -> T:
+def run_with_app(settings: Settings, story: Callable[[App], Awaitable[T]], *, connections: int = 0) -> T:
     """Open the app, run the story, close."""
     from embedmill.app import open_app
 
-    settings = start()
-
     async def told() -> T:
-        async with open_app(settings) as app:
+        async with open_app(settings, max_connections=connections) as app:
             return await story(app)
 
     return asyncio.run(told())

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+
+from embedmill.cli.options import JsonObject, as_json, pipeline_name
 
 if TYPE_CHECKING:
     from embedmill.app import App
     from embedmill.search.searcher import Hit
 
 
+@click.command()
+@click.argument("query")
+@pipeline_name
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "vector", "text"]),
+    default="hybrid",
+    show_default=True,
+    help="By meaning (vector), by words (text), or both fused.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many passages."
+)
+@click.option("--document", type=int, help="Only this document (its id).")
+@click.option("--source", help="Only sources like this: '*/contracts/*.pdf'.")
+@click.option("--metadata", type=JsonObject(), help="Only documents whose metadata holds this JSON object.")
+@as_json
 def search(
-    query: Annotated[str, typer.Argument(help="What you are looking for, in plain words.")],
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Which pipeline to search.")] = "default",
-    mode: Annotated[str, typer.Option(help="hybrid, vector or text.")] = "hybrid",
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many passages.")] = 5,
-    document: Annotated[int | None, typer.Option(help="Only this document (its id).")] = None,
-    source: Annotated[str | None, typer.Option(help="Only sources like this: '*/contracts/*.pdf'.")] = None,
-    metadata: Annotated[str | None, typer.Option(help="Only documents whose metadata holds this JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    query: str,
+    pipeline: str,
+    mode: str,
+    limit: int,
+    document: int | None,
+    source: str | None,
+    metadata: dict[str, Any] | None,
+    as_json: bool,
 ) -> None:
     """Search what was ingested; each passage with its document, place and score."""
-    from embedmill.cli.running import print_json, run_with_app
+    from embedmill.cli.running import print_json, read_settings, run_with_app
     from embedmill.search.searcher import Filter, Mode
 
-    if mode not in set(Mode):
-        raise typer.BadParameter("--mode is hybrid, vector or text")
-    where = Filter(document_id=document, source=source, metadata=_read_metadata(metadata))
+    where = Filter(document_id=document, source=source, metadata=metadata)
 
     async def story(app: App) -> list[Hit]:
         chosen = await app.pipeline(pipeline)
@@ -40,7 +56,7 @@ def search(
             if provider is not None:
                 await provider.aclose()
 
-    hits = run_with_app(story)
+    hits = run_with_app(read_settings(), story, connections=1)
     if as_json:
         print_json(hits)
     else:
@@ -52,9 +68,7 @@ def show_hits(hits: list[Hit]) -> None:
     if not hits:
         print("Nothing found. `embedmill status` shows what has been ingested.")
     for number, hit in enumerate(hits, start=1):
-        where = " · ".join(
-            part for part in (hit.name, hit.place, " > ".join(hit.heading_path)) if part
-        )
+        where = " · ".join(part for part in (hit.name, hit.place, " > ".join(hit.heading_path)) if part)
         print(f"{number}. {where}  (score {hit.score:.3f})")
         print(f"   {_shorten(hit.text)}\n")
 
@@ -62,15 +76,3 @@ def show_hits(hits: list[Hit]) -> None:
 def _shorten(text: str, characters: int = 320) -> str:
     line = " ".join(text.split())
     return line if len(line) <= characters else line[:characters].rsplit(" ", 1)[0] + " …"
-
-
-def _read_metadata(text: str | None) -> dict[str, object] | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"--metadata is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter('--metadata is a JSON object, such as {"lang": "en"}')
-    return value

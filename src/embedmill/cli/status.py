@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+
+from embedmill.cli.options import as_json
 
 if TYPE_CHECKING:
     from embedmill.app import App
 
 
-def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+@click.command()
+@as_json
+def status(as_json: bool) -> None:
     """Show how complete the vectors are, what waits, who works, what it cost and what went wrong last."""
-    from embedmill.cli.running import print_json, run_with_app
+    from embedmill.cli.running import print_json, read_settings, run_with_app
 
-    facts = run_with_app(_read)
+    facts = run_with_app(read_settings(), _read, connections=1)
     if as_json:
         print_json(facts)
     else:

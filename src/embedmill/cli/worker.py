@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 if TYPE_CHECKING:
     from embedmill.app import App
 
 
-def worker(
-    until_empty: Annotated[
-        bool, typer.Option("--until-empty", help="End when nothing waits any more.")
-    ] = False,
-) -> None:
+@click.command()
+@click.option("--until-empty", is_flag=True, help="End when nothing waits any more.")
+def worker(until_empty: bool) -> None:
     """Work on the queue until interrupted. A first Ctrl-C (or SIGTERM) ends in order: calls under way are
     written, the rest goes back to the queue."""
-    from embedmill.cli.running import run_with_app
+    from embedmill.cli.running import run_with_app, start
 
     async def story(app: App) -> None:
         from embedmill.queue.items import live_items
@@ -39,4 +37,4 @@ def worker(
                 await asyncio.wait([running], timeout=0.5)
         print("worker stopped", flush=True)
 
-    run_with_app(story)
+    run_with_app(start(), story)

@@ -40,10 +40,11 @@ def chunk_document(document: ParsedDocument, plan: ChunkPlan, count_tokens: Coun
             f"{scale.special_tokens} special tokens to each. Raise the chunk size (--chunk-tokens)."
         )
     target = max(1, limit - plan.overlap_tokens)
-    parts, sections = read_layout(document.text, is_markdown=document.is_markdown)
-    if not parts:
-        return ()
+    sections: list[Section] = []
+    parts = read_layout(document.text, sections, is_markdown=document.is_markdown)
     units = cut_into_units(document.text, parts, scale, target, limit)
+    if not len(units):
+        return ()
     cuts = choose_cuts(units, target, limit)
     overlaps = choose_overlaps(document.text, units, cuts, scale, plan.overlap_tokens)
     pieces = [
@@ -113,8 +114,9 @@ def _fit(
     longest = max_tokens * CHARACTERS_PER_TOKEN
     while pieces:
         over: list[_Piece] = []
-        counts = scale.count(text[piece.start : piece.end] for piece in pieces)
-        for piece, tokens in zip(pieces, counts, strict=True):
+        # What is too long anyhow is not worth counting: its first characters stand for it.
+        texts = (text[piece.start : min(piece.end, piece.start + longest + 1)] for piece in pieces)
+        for piece, tokens in zip(pieces, scale.count(texts), strict=True):
             if tokens <= max_tokens and piece.end - piece.start <= longest:
                 fitting.append((piece, tokens))
             elif piece.overlap is not None:

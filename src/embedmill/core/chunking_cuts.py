@@ -47,8 +47,6 @@ def choose_cuts(units: Units, target: int, limit: int) -> list[int]:
     A chunk weighs at most `target` (room for overlap is then left), a whole section at most `limit`; more
     only where a single unit does.
     """
-    if not len(units):
-        return []
     tiny = max(1, int(TINY_SECTION * target))
     sections = _thin(units, _ranked_headings(units, limit), 0, len(units), spacing=tiny, longest=0)
     cuts: list[int] = []

@@ -7,6 +7,7 @@ level; a heading inside a quote or a list item is prose.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from embedmill.core.chunking_parts import Kind, Part, Section, Strength
@@ -31,16 +32,21 @@ LONGEST_TITLE = 500
 """Characters. A longer "heading" is prose: its title would be repeated with every chunk below it."""
 
 
-def read_layout(text: str, *, is_markdown: bool) -> tuple[list[Part], list[Section]]:
-    """All parts in order, together holding every non-whitespace character, and the sections they are in."""
-    reader = _Reader(text, is_markdown)
+def read_layout(text: str, sections: list[Section], *, is_markdown: bool) -> Iterator[Part]:
+    """All parts in order, together holding every non-whitespace character; appends to `sections`, to which the
+    parts refer by index, while they are read."""
+    reader = _Reader(text, is_markdown, sections)
+    sections.append(Section(()))
     front_matter_end = _front_matter(text) if is_markdown else 0
     if front_matter_end:
         reader.add(0, front_matter_end, Strength.BLOCK, Kind.WHOLE)
     for match in _LINE.finditer(text, front_matter_end):
         reader.read_line(match.start(), match.end())
+        if reader.parts:
+            yield from reader.parts
+            reader.parts.clear()
     reader.close_part()
-    return reader.parts, reader.sections
+    yield from reader.parts
 
 
 @dataclass(slots=True)
@@ -49,8 +55,9 @@ class _Reader:
 
     text: str
     is_markdown: bool
+    sections: list[Section]
     parts: list[Part] = field(default_factory=list)
-    sections: list[Section] = field(default_factory=lambda: [Section(())])
+    parts_end: int = 0
     titles: list[tuple[int, str]] = field(default_factory=list)
     start: int = -1
     end: int = 0
@@ -274,10 +281,10 @@ class _Reader:
         strength = self.strength
         if self.after_heading and kind is not Kind.HEADING:
             strength, self.after_heading = Strength.GLUED, 0
-        elif strength == Strength.BLOCK and self.parts and self.text[self.parts[-1].end - 1] in ":：":
+        elif strength == Strength.BLOCK and self.parts_end and self.text[self.parts_end - 1] in ":：":
             strength = Strength.ITEM  # what a colon announces stays with it where that costs nothing
         self.parts.append(Part(start, end, strength, kind, len(self.sections) - 1))
-        self.start = -1
+        self.start, self.parts_end = -1, end
 
 
 def _front_matter(text: str) -> int:

@@ -6,7 +6,7 @@ Every decision is taken from the text beside it, so that an edit elsewhere chang
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from zlib import crc32
@@ -41,11 +41,11 @@ class Units:
         return self.positions[high] - self.positions[low] - self.gaps[high - 1]
 
 
-_Span = tuple[int, int, int, Part]
-"""Start, end, the strength of the boundary before, the part it is from."""
+_Span = tuple[int, int, int, int, Kind]
+"""Start, end, the strength of the boundary before, section, kind."""
 
 
-def cut_into_units(text: str, parts: Sequence[Part], scale: Scale, target: int, limit: int) -> Units:
+def cut_into_units(text: str, parts: Iterable[Part], scale: Scale, target: int, limit: int) -> Units:
     """Sentences, lines, table rows, fences; one that is too heavy by its lines, then by groups of words, then
     by characters. What is to stay whole may weigh `limit` tokens, all else `target`; more weighs only a
     single character."""
@@ -54,15 +54,15 @@ def cut_into_units(text: str, parts: Sequence[Part], scale: Scale, target: int, 
         if part.kind is Kind.PROSE:
             strength = part.strength
             for start, end, behind in sentences(text, part.start, part.end):
-                spans.append((start, end, strength, part))
+                spans.append((start, end, strength, part.section, part.kind))
                 strength = behind
         else:
-            spans.append((part.start, part.end, part.strength, part))
-    weights = scale.weigh(text[start:end] for start, end, _, _ in spans)
+            spans.append((part.start, part.end, part.strength, part.section, part.kind))
+    weights = scale.weigh(text[span[0] : span[1]] for span in spans)
     for cutter in (lines, word_groups(target), *character_runs(target)):
         if max(weights, default=0) > target:
             spans, weights = _refine(text, spans, weights, scale, cutter, target, limit)
-    return _measure(text, spans, weights, scale, target)
+    return _measure(text, spans, weights, scale, limit)
 
 
 def _refine(
@@ -72,37 +72,40 @@ def _refine(
     fine: list[_Span] = []
     known: list[int] = []
     for span, weight in zip(spans, weights, strict=True):
-        low, high, strength, part = span
-        is_whole = part.kind is Kind.WHOLE and low == part.start and high == part.end
-        if weight <= (limit if is_whole else target):
+        low, high, strength, section, kind = span
+        if weight <= (limit if kind is Kind.WHOLE else target):
             fine.append(span)
             known.append(weight)
             continue
         for start, end, behind in cutter(text, low, high):
-            fine.append((start, end, strength, part))
+            fine.append((start, end, strength, section, _torn(kind)))
             known.append(0)
             strength = behind
     fresh = iter(scale.weigh(text[fine[i][0] : fine[i][1]] for i, weight in enumerate(known) if not weight))
     return fine, [weight or next(fresh) for weight in known]
 
 
-def _measure(text: str, spans: list[_Span], weights: list[int], scale: Scale, target: int) -> Units:
+def _torn(kind: Kind) -> Kind:
+    return Kind.PROSE if kind is Kind.WHOLE else kind
+
+
+def _measure(text: str, spans: list[_Span], weights: list[int], scale: Scale, limit: int) -> Units:
     units = Units(
         starts=[span[0] for span in spans],
         ends=[span[1] for span in spans],
         strengths=[span[2] for span in spans],
-        sections=[span[3].section for span in spans],
-        headings=[span[3].kind is Kind.HEADING for span in spans],
+        sections=[span[3] for span in spans],
+        headings=[span[4] is Kind.HEADING for span in spans],
     )
     # A long run of whitespace weighs as much as a chunk, so that no chunk reaches over it.
     for end, start in zip(units.ends, units.starts[1:], strict=False):
         lines_end = start - end > 1 or (start > end and text[end] != " ")
         gap = scale.line_tokens if lines_end else 0
-        units.gaps.append(min(gap + (start - end) // CHARACTERS_PER_TOKEN, target))
+        units.gaps.append(min(gap + (start - end) // CHARACTERS_PER_TOKEN, limit))
     units.gaps += [0] if spans else []
     units.positions = [0, *accumulate(map(int.__add__, weights, units.gaps))]
     units.keys = [
         strength << 32 | crc32(text[start : min(end, start + 256)].encode())
-        for start, end, strength, _ in spans
+        for start, end, strength, *_ in spans
     ]
     return units

@@ -16,19 +16,15 @@ import fcntl
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from embedmill.database.embedded_account import Account, choose_account
 from embedmill.database.embedded_cluster import (
     DATABASE,
-    PORT,
-    SOCKET_NAME,
     SUPERUSER,
     ClusterFiles,
     check_version,
@@ -37,6 +33,20 @@ from embedmill.database.embedded_cluster import (
     find_programs,
     prepare_folders,
     run,
+)
+from embedmill.database.embedded_liveness import (
+    PidFile,
+    answers,
+    end_processes,
+    is_of_server,
+    lives,
+    read_pid_file,
+    send_signal,
+)
+from embedmill.database.embedded_settings import (
+    PORT,
+    SHORT_FOLDERS,
+    SOCKET_NAME,
     socket_folder,
     write_settings,
 )
@@ -47,6 +57,7 @@ _ORPHAN_GRACE_SECONDS = 5.0
 _STOP_SECONDS = 600.0
 _UNSEEN_SECONDS = 60.0
 _NOTICE_SECONDS = 10.0
+_STARTUP_LOG = "../log/startup.log"
 _log = logging.getLogger(__name__)
 
 
@@ -59,17 +70,17 @@ def ensure_running(data_dir: Path, *, connection_failed: bool = False) -> str:
     thoroughly. Raises ConfigurationError where the wheel is missing, DatabaseError where no server can run.
     """
     files = ClusterFiles(_absolute(data_dir))
-    if not connection_failed and _answers(files):
-        return _address(_read_pid_file(files))
+    if not connection_failed and answers(files):
+        return _address(read_pid_file(files))
     with _turn(files) as turn:
-        if connection_failed or not _answers(files):
+        if connection_failed or not answers(files):
             _look_after(files, turn)
-        return _address(_read_pid_file(files))
+        return _address(read_pid_file(files))
 
 
 def is_running(data_dir: Path) -> bool:
     """Whether a server takes connections for this data directory at this moment."""
-    return _answers(ClusterFiles(_absolute(data_dir)))
+    return answers(ClusterFiles(_absolute(data_dir)))
 
 
 def stop(data_dir: Path) -> bool:
@@ -81,51 +92,19 @@ def stop(data_dir: Path) -> bool:
     if not files.data.exists():
         return False
     with _turn(files):
-        if not _lives(files):
+        if not lives(files):
             return False
+        folder = Path(read_pid_file(files).socket_folder)
         _stop_server(files)
+        if folder.parent == SHORT_FOLDERS:
+            with suppress(OSError):
+                folder.rmdir()
         return True
 
 
-@dataclass(frozen=True)
-class _PidFile:
-    """What postmaster.pid says. A file that is not (yet) whole has pid 0."""
-
-    pid: int = 0
-    socket_folder: str = ""
-    status: str = ""
-
-
-def _read_pid_file(files: ClusterFiles) -> _PidFile:
-    try:
-        lines = [line.strip() for line in files.pid_file.read_text(errors="surrogateescape").splitlines()]
-    except FileNotFoundError:
-        return _PidFile()
-    if len(lines) < 8 or not lines[0].isdigit():
-        pid = int(lines[0]) if lines and lines[0].isdigit() else 0
-        return _PidFile(pid=pid)
-    return _PidFile(pid=int(lines[0]), socket_folder=lines[4], status=lines[7])
-
-
-def _address(found: _PidFile) -> str:
+def _address(found: PidFile) -> str:
     folder = quote(os.fsencode(found.socket_folder), safe="")
     return f"postgresql://{SUPERUSER}@/{DATABASE}?host={folder}"
-
-
-def _answers(files: ClusterFiles) -> bool:
-    """Whether a ready server listens, and its programs are still there (an extension is loaded from them)."""
-    try:
-        found = _read_pid_file(files)
-        if found.status != "ready":
-            return False
-        programs = (files.data / "postmaster.opts").read_text().split(" ", 1)[0].strip('"')
-        if not Path(programs).exists():
-            return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
-            knock.connect(f"{found.socket_folder}/{SOCKET_NAME}")
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager
@@ -133,7 +112,7 @@ def _turn(files: ClusterFiles) -> Iterator[int]:
     """Hold `postgres.lock`: one process at a time starts or stops the server. Yields its descriptor."""
     try:
         files.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(files.turn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(files.turn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise _unusable(files, error) from error
     try:
@@ -164,11 +143,11 @@ def _look_after(files: ClusterFiles, turn: int) -> None:
 def _settle(files: ClusterFiles, account: Account, programs: Path) -> bool:
     """Wait for, mend or clear away what an earlier server left. True: it answers; False: nothing lives."""
     waiting = _Patience(files)
-    while _lives(files):
-        found = _read_pid_file(files)
-        if not _is_postmaster(found.pid, files) and not _answers(files):
+    while lives(files):
+        found = read_pid_file(files)
+        if not is_of_server(found.pid, files) and not answers(files):
             _end_orphans(files)
-        elif found.status == "ready" and not _answers(files):
+        elif found.status == "ready" and not answers(files):
             # Alive, yet its socket was swept from /tmp or its programs were uninstalled.
             _stop_server(files)
         elif found.status == "ready" and _accepts(files, account, programs, found):
@@ -187,23 +166,22 @@ def _clear_traces(files: ClusterFiles, folder: Path) -> None:
 
 def _start(files: ClusterFiles, account: Account, programs: Path) -> None:
     """Start the server and wait until it takes connections, or until it is known to have ended."""
-    files.startup_log.unlink(missing_ok=True)
+    (files.data / _STARTUP_LOG).unlink(missing_ok=True)
     read_before = {log: log.stat().st_size for log in files.log.glob("*.log")}
     command: list[str | Path] = [programs / "pg_ctl", "start", "--silent", "--no-wait"]
-    life = os.open(files.life, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    life = os.open(files.life, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         account.own(files.life)
         # The lock belongs to the descriptor, which the server inherits: it lasts as long as the last of its
         # processes. Closing our copy does not give it up.
         fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        answer = run(
-            [*command, "-D", files.data, "-l", files.startup_log], account, cwd=files.root, keep_open=[life]
-        )
+        # Relative, for pg_ctl pastes both into a shell's command line.
+        answer = run([*command, "-D", ".", "-l", _STARTUP_LOG], account, cwd=files.data, keep_open=[life])
     finally:
         os.close(life)
     waiting = _Patience(files)
-    while not _answers(files):
-        if not _lives(files):
+    while not answers(files):
+        if not lives(files):
             raise failure(
                 "PostgreSQL could not be started", files, answer.stderr + _last_words(files, read_before)
             )
@@ -228,33 +206,7 @@ class _Patience:
             )
 
 
-def _lives(files: ClusterFiles) -> bool:
-    """Whether any process of the server lives, a lone backend or one started by hand included."""
-    try:
-        descriptor = os.open(files.life, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return _is_postmaster(_read_pid_file(files).pid, files)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return _is_postmaster(_read_pid_file(files).pid, files)
-
-
-def _is_postmaster(pid: int, files: ClusterFiles) -> bool:
-    """Whether this process works in our cluster's folder: the number alone may be somebody else's by now."""
-    import psutil  # type: ignore[import-untyped] # noqa: PLC0415 - 0.1 s, on the slow way only
-
-    try:
-        process = psutil.Process(pid)
-        return pid > 0 and process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == files.data
-    except (psutil.Error, OSError):
-        return False
-
-
-def _accepts(files: ClusterFiles, account: Account, programs: Path, found: _PidFile) -> bool:
+def _accepts(files: ClusterFiles, account: Account, programs: Path, found: PidFile) -> bool:
     """Whether the server takes a session; it listens during the recovery after a backend's crash, too."""
     command: list[str | Path] = [
         programs / "pg_isready",
@@ -269,10 +221,8 @@ def _accepts(files: ClusterFiles, account: Account, programs: Path, found: _PidF
 
 def _end_orphans(files: ClusterFiles) -> None:
     """Wait until the processes that a killed postmaster left behind are gone; after a grace, end them."""
-    import psutil  # noqa: PLC0415
-
     began = time.monotonic()
-    while _lives(files) and not _is_postmaster(_read_pid_file(files).pid, files) and not _answers(files):
+    while lives(files) and not is_of_server(read_pid_file(files).pid, files) and not answers(files):
         waited = time.monotonic() - began
         if waited > _UNSEEN_SECONDS:
             raise DatabaseError(
@@ -280,27 +230,22 @@ def _end_orphans(files: ClusterFiles) -> None:
                 "stop them, or set EMBEDMILL_DATA_DIR to another folder."
             )
         if waited > _ORPHAN_GRACE_SECONDS:
-            for process in psutil.process_iter():
-                if _is_postmaster(process.pid, files):
-                    _signal(process.pid, signal.SIGKILL)
+            end_processes(files)
         time.sleep(_POLL_SECONDS)
 
 
 def _stop_server(files: ClusterFiles) -> None:
     """Fast shutdown: clients are disconnected, a checkpoint is written."""
-    pid = _read_pid_file(files).pid
-    if _is_postmaster(pid, files):
-        _signal(pid, signal.SIGINT)
+    pid = read_pid_file(files).pid
+    if not is_of_server(pid, files):
+        _end_orphans(files)
+        return
+    send_signal(pid, signal.SIGINT)
     deadline = time.monotonic() + _STOP_SECONDS
-    while _lives(files):
+    while lives(files):
         if time.monotonic() > deadline:
             raise DatabaseError(f"PostgreSQL (process {pid}) does not stop. Its log is in {files.log}.")
         time.sleep(_POLL_SECONDS)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _last_words(files: ClusterFiles, read_before: dict[Path, int]) -> str:
@@ -326,6 +271,7 @@ def _unusable(files: ClusterFiles, error: OSError) -> DatabaseError:
         errno.EDQUOT: "its disk quota is used up",
         errno.ENOTDIR: "a part of the path is a file",
         errno.EEXIST: "it is a file",
+        errno.ELOOP: "a link stands where a file should",
     }
     cause = causes.get(error.errno or 0, str(error.strerror or error))
     place = f" ({error.filename})" if error.filename else ""

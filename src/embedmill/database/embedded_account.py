@@ -41,7 +41,8 @@ class Account:
     def own(self, path: Path) -> None:
         """Give the path to this account (nothing to do unless the caller is root)."""
         if self.switch:
-            os.chown(path, self.uid, self.gid)
+            # Never through a link, which others than root may have put there.
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
 
 def choose_account(data_dir: Path, cluster: Path) -> Account:

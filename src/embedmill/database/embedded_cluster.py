@@ -6,14 +6,11 @@ programs: its import costs half a second, only its folder is wanted.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
 import shutil
-import stat
 import subprocess
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +25,6 @@ DATABASE = "embedmill"
 # Not "embedmill": with a role of the schema's name, "$user" in search_path would make the embedded server
 # resolve names otherwise than one's own server does.
 SUPERUSER = "postgres"
-PORT = 5432
-SOCKET_PATH_LIMIT = 107
-SOCKET_NAME = f".s.PGSQL.{PORT}"
 _CTYPES = ("C.UTF-8", "en_US.UTF-8", "C")
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \w+ \[\d+\] ")
 _LEVEL = re.compile(r"^(LOG|WARNING|ERROR|FATAL|PANIC): +")
@@ -67,10 +61,6 @@ class ClusterFiles:
         return self.root / "log"
 
     @property
-    def startup_log(self) -> Path:
-        return self.log / "startup.log"
-
-    @property
     def turn(self) -> Path:
         """Locked by the process that starts or stops the server."""
         return self.data_dir / "postgres.lock"
@@ -103,7 +93,8 @@ def find_programs(account: Account) -> Path:
         if answer.returncode != 0:
             raise DatabaseError(
                 f"The embedded PostgreSQL in {programs} cannot be run as {account.name}: "
-                f"{_gist(answer.stderr)} Is its file system mounted noexec, or closed to that account?"
+                f"{_gist(answer.stderr)} Is its file system mounted noexec, or may this "
+                "process not change to that account (a container without CAP_SETUID)?"
             )
     return programs
 
@@ -235,84 +226,6 @@ def _create_database(
     )
     script.unlink(missing_ok=True)
     return answer
-
-
-def write_settings(files: ClusterFiles, account: Account, socket_folder: Path) -> None:
-    """Write the included settings file; `postgresql.conf` and ALTER SYSTEM still win over it."""
-    cores = os.cpu_count() or 1
-    settings: dict[str, str | int] = {
-        "listen_addresses": "",
-        "port": PORT,
-        "unix_socket_directories": str(socket_folder),
-        "unix_socket_permissions": "0700",
-        "cluster_name": "embedmill",
-        "max_connections": 200,
-        "shared_buffers": "128MB",
-        "maintenance_work_mem": "256MB",
-        "max_worker_processes": max(8, cores),
-        "max_parallel_maintenance_workers": min(4, cores),
-        "max_wal_size": "4GB",
-        "wal_compression": "on",
-        "checkpoint_timeout": "15min",
-        "synchronous_commit": "on",
-        "random_page_cost": "1.1",
-        "jit": "off",
-        "autovacuum_naptime": "15s",
-        "autovacuum_vacuum_scale_factor": "0.05",
-        "autovacuum_vacuum_insert_scale_factor": "0.1",
-        "autovacuum_analyze_scale_factor": "0.02",
-        "timezone": "UTC",
-        "log_timezone": "UTC",
-        "lc_messages": "C",
-        # One file for each day of the week, written over when its day comes round again.
-        "logging_collector": "on",
-        "log_directory": "../log",
-        "log_filename": "postgresql-%a.log",
-        "log_truncate_on_rotation": "on",
-        "log_rotation_age": "1d",
-        "log_rotation_size": 0,
-        # What people's documents say does not belong in a log.
-        "log_min_error_statement": "panic",
-    }
-    if sys.platform == "linux":
-        # /dev/shm has 64 MB in a container by default, less than one parallel index build wants, and
-        # systemd-logind empties it at logout. System V memory, which the server needs anyway, has neither.
-        settings["dynamic_shared_memory_type"] = "sysv"
-    lines = [f"{name} = '{str(value).replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items()]
-    draft = files.settings.with_suffix(".new")
-    draft.write_text(
-        "# Written by embedmill at each start of the server; edit data/postgresql.conf instead.\n"
-        + "".join(lines)
-    )
-    account.own(draft)
-    draft.replace(files.settings)
-
-
-def socket_folder(files: ClusterFiles, account: Account) -> Path:
-    """A folder for the socket that only the account (and root) may enter.
-
-    Beside the cluster, or, where that path is too long for a socket (107 bytes), a short one in the
-    system's temporary folder. Raises DatabaseError where somebody else holds that name.
-    """
-    beside = files.root / "socket"
-    if len(os.fsencode(beside / SOCKET_NAME)) <= SOCKET_PATH_LIMIT:
-        beside.mkdir(mode=0o700, exist_ok=True)
-        account.own(beside)
-        return beside
-    # With the inode: a data directory that was deleted and made again must not meet its old server's socket.
-    identity = f"{files.root}\0{files.root.stat().st_ino}".encode(errors="surrogateescape")
-    short = Path("/tmp") / f"embedmill-{account.uid}-{hashlib.sha256(identity).hexdigest()[:12]}"  # noqa: S108 - checked below
-    try:
-        short.mkdir(mode=0o700)
-        account.own(short)
-    except FileExistsError:
-        facts = short.lstat()
-        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != account.uid or facts.st_mode & 0o077:
-            raise DatabaseError(
-                f"{short} should hold the socket of the embedded PostgreSQL but is not a private folder of "
-                f"{account.name}: remove it, or set EMBEDMILL_DATA_DIR to a shorter path."
-            ) from None
-    return short
 
 
 def failure(what: str, files: ClusterFiles, said: str) -> DatabaseError:

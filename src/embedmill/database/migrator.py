@@ -1,8 +1,8 @@
 """Brings the schema `embedmill` to the version that this embedmill needs.
 
 Owns the order, the lock and the records of migrations (numbered, frozen) and functions (current truth,
-applied again whenever one changed). Must not hold schema SQL of its own beside its two record tables, and
-must not decide which server is good enough (server.py).
+applied again whenever one changed). Must not hold schema SQL of its own, and must not decide which server is
+good enough (server.py).
 
 A migration runs in one transaction with its record. Its first line may be `-- embedmill: no-transaction`
 (for CREATE INDEX CONCURRENTLY): then its statements run one by one, and since a kill may come between them
@@ -21,7 +21,6 @@ from importlib.resources.abc import Traversable
 import psycopg
 from psycopg import sql
 
-from embedmill import __version__
 from embedmill.database.migration_files import (
     Functions,
     Migration,
@@ -29,28 +28,25 @@ from embedmill.database.migration_files import (
     read_migrations,
     split_statements,
 )
+from embedmill.database.schema_records import (
+    RECORD_TABLES,
+    Connection,
+    assert_frozen,
+    assert_functions_not_newer,
+    assert_not_newer,
+    record_functions,
+    record_migration,
+    recorded_functions,
+    recorded_migrations,
+    single,
+    table_exists,
+)
 from embedmill.database.server import check_server
 from embedmill.errors import DatabaseError, DatabaseUnsuitableError, SchemaVersionError
 
 # "embedmill" in ASCII, cut to 8 bytes: an advisory lock of this database, known to all versions for good.
 _LOCK_KEY = 0x656D6265646D696C
 _POLL_SECONDS = 0.1
-_RECORDS = """
-CREATE SCHEMA IF NOT EXISTS embedmill;
-CREATE TABLE IF NOT EXISTS embedmill.schema_migrations (
-    version integer PRIMARY KEY,
-    name text NOT NULL,
-    sha256 text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now(),
-    embedmill_version text NOT NULL
-);
-CREATE TABLE IF NOT EXISTS embedmill.schema_functions (
-    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    sha256 text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now(),
-    embedmill_version text NOT NULL
-);
-"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def shipped_functions() -> Traversable:
 
 
 def migrate(
-    connection: psycopg.Connection[tuple[object, ...]],
+    connection: Connection,
     migrations: Traversable | None = None,
     functions: Traversable | None = None,
     *,
@@ -93,14 +89,14 @@ def migrate(
     """
     known = read_migrations(migrations or shipped_migrations())
     wanted = read_functions(functions or shipped_functions())
-    with _own_session(connection), _lock(connection, lock_timeout_seconds):
+    with _rights_explained(connection), _own_session(connection), _lock(connection, lock_timeout_seconds):
         check_server(connection)
         before = schema_version(connection)
         _prepare(connection)
-        recorded = _recorded_migrations(connection)
-        _assert_not_newer(recorded, known)
-        _assert_frozen(recorded, known)
-        _assert_functions_not_newer(connection, wanted)
+        recorded = recorded_migrations(connection)
+        assert_not_newer(recorded, known)
+        assert_frozen(recorded, known)
+        assert_functions_not_newer(recorded_functions(connection), wanted)
         pending = [migration for migration in known if migration.version not in recorded]
         for migration in pending:
             _apply(connection, migration)
@@ -113,16 +109,19 @@ def migrate(
         )
 
 
-def schema_version(connection: psycopg.Connection[tuple[object, ...]]) -> int | None:
-    """The number of the last applied migration; None where there is no embedmill schema."""
-    if not _table_exists(connection, "schema_migrations"):
-        return None
-    version = connection.execute("SELECT max(version) FROM embedmill.schema_migrations").fetchone()
-    return version[0] if version and isinstance(version[0], int) else None
+def schema_version(connection: Connection) -> int | None:
+    """The number of the last applied migration; None where there is no embedmill schema.
+
+    Raises DatabaseUnsuitableError where the role may not read it.
+    """
+    with _rights_explained(connection):
+        if not table_exists(connection, "schema_migrations"):
+            return None
+        return max(recorded_migrations(connection), default=None)
 
 
 def assert_current(
-    connection: psycopg.Connection[tuple[object, ...]],
+    connection: Connection,
     migrations: Traversable | None = None,
     functions: Traversable | None = None,
 ) -> None:
@@ -132,17 +131,16 @@ def assert_current(
     version = schema_version(connection)
     if version is None:
         raise SchemaVersionError("The database holds no embedmill schema yet: run `embedmill db migrate`.")
-    recorded = _recorded_migrations(connection)
-    _assert_not_newer(recorded, known)
-    _assert_frozen(recorded, known)
-    missing = [migration.version for migration in known if migration.version not in recorded]
-    if missing:
+    with _rights_explained(connection):
+        recorded, found = recorded_migrations(connection), recorded_functions(connection)
+    assert_not_newer(recorded, known)
+    assert_frozen(recorded, known)
+    if any(migration.version not in recorded for migration in known):
         raise SchemaVersionError(
             f"The schema is at {version}, this embedmill needs {known[-1].version}: "
             "run `embedmill db migrate`."
         )
-    _assert_functions_not_newer(connection, wanted)
-    found = _recorded_functions(connection)
+    assert_functions_not_newer(found, wanted)
     if found is None or found[0] != wanted.sha256:
         raise SchemaVersionError(
             "The functions in the database are not those of this embedmill: run `embedmill db migrate`."
@@ -150,7 +148,7 @@ def assert_current(
 
 
 @contextmanager
-def _own_session(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[None]:
+def _own_session(connection: Connection) -> Iterator[None]:
     """Settings under which a migration means the same on every server, whatever its role's defaults are."""
     if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
         raise DatabaseError("A migration needs a connection outside any transaction.")
@@ -168,12 +166,6 @@ def _own_session(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         yield
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise DatabaseUnsuitableError(
-            f"The role {connection.info.user} may not change the schema ({_first_line(error)}): ask an "
-            f"administrator to run: GRANT CREATE ON DATABASE {connection.info.dbname} TO "
-            f"{connection.info.user}; or to run `embedmill db migrate`."
-        ) from error
     finally:
         if not connection.closed:
             for name in settings:
@@ -181,7 +173,18 @@ def _own_session(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator
             connection.autocommit = autocommit
 
 
-def _search_path(connection: psycopg.Connection[tuple[object, ...]]) -> str:
+@contextmanager
+def _rights_explained(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseUnsuitableError(
+            f"This role may not do that with the schema embedmill ({_first_line(error)}): connect as the role "
+            "that made the schema, or ask an administrator to run `embedmill db migrate`."
+        ) from error
+
+
+def _search_path(connection: Connection) -> str:
     """Unqualified names are made in our schema; pgvector's types are found wherever it was installed."""
     found = connection.execute(
         "SELECT quote_ident(extnamespace::regnamespace::text) FROM pg_extension WHERE extname = 'vector'"
@@ -191,13 +194,13 @@ def _search_path(connection: psycopg.Connection[tuple[object, ...]]) -> str:
 
 
 @contextmanager
-def _lock(connection: psycopg.Connection[tuple[object, ...]], timeout_seconds: float) -> Iterator[None]:
+def _lock(connection: Connection, timeout_seconds: float) -> Iterator[None]:
     """Hold the migration lock. Tried in a loop, never waited for in the server: a session that waits holds
     a snapshot, and another's CREATE INDEX CONCURRENTLY would wait for that snapshot for ever."""
     deadline = time.monotonic() + timeout_seconds
-    while not _single(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK_KEY):
+    while not single(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK_KEY):
         if time.monotonic() > deadline:
-            holder = _single(
+            holder = single(
                 connection,
                 "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND "
                 "database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND "
@@ -216,26 +219,26 @@ def _lock(connection: psycopg.Connection[tuple[object, ...]], timeout_seconds: f
             connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
 
 
-def _prepare(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+def _prepare(connection: Connection) -> None:
     # Only where they are missing: IF NOT EXISTS asks for the right to create even when nothing is created.
-    if not _single(connection, "SELECT count(*) FROM pg_extension WHERE extname = %s", "vector"):
+    if not single(connection, "SELECT count(*) FROM pg_extension WHERE extname = %s", "vector"):
         # By name: else it would land in our schema, the first of the search path, and go when that goes.
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
-    if not _table_exists(connection, "schema_functions"):
+    if not table_exists(connection, "schema_functions"):
         with connection.transaction():
-            connection.execute(_RECORDS)
+            connection.execute(RECORD_TABLES)
 
 
-def _apply(connection: psycopg.Connection[tuple[object, ...]], migration: Migration) -> None:
+def _apply(connection: Connection, migration: Migration) -> None:
     try:
         if migration.transactional:
             with connection.transaction():
                 connection.execute(migration.text.encode())
-                _record(connection, migration)
+                record_migration(connection, migration)
         else:
             for statement in split_statements(migration.text):
                 connection.execute(statement.encode())
-            _record(connection, migration)
+            record_migration(connection, migration)
     except psycopg.errors.InsufficientPrivilege:
         raise
     except psycopg.Error as error:
@@ -245,19 +248,9 @@ def _apply(connection: psycopg.Connection[tuple[object, ...]], migration: Migrat
         ) from error
 
 
-def _record(connection: psycopg.Connection[tuple[object, ...]], migration: Migration) -> None:
-    connection.execute(
-        "INSERT INTO embedmill.schema_migrations (version, name, sha256, embedmill_version) "
-        "VALUES (%s, %s, %s, %s)",
-        (migration.version, migration.name, migration.sha256, __version__),
-    )
-
-
-def _apply_functions(
-    connection: psycopg.Connection[tuple[object, ...]], wanted: Functions, *, again: bool
-) -> bool:
+def _apply_functions(connection: Connection, wanted: Functions, *, again: bool) -> bool:
     """All of them in one transaction, whenever any changed or a migration may have dropped some."""
-    recorded = _recorded_functions(connection)
+    recorded = recorded_functions(connection)
     if recorded is not None and recorded[0] == wanted.sha256 and not again:
         return False
     with connection.transaction():
@@ -268,80 +261,8 @@ def _apply_functions(
                 raise
             except psycopg.Error as error:
                 raise DatabaseError(f"The functions in {file_name} failed: {_first_line(error)}.") from error
-        connection.execute(
-            "INSERT INTO embedmill.schema_functions (sha256, embedmill_version) VALUES (%s, %s) "
-            "ON CONFLICT (only_row) DO UPDATE SET sha256 = excluded.sha256, applied_at = now(), "
-            "embedmill_version = excluded.embedmill_version",
-            (wanted.sha256, __version__),
-        )
+        record_functions(connection, wanted)
     return True
-
-
-def _assert_not_newer(recorded: dict[int, tuple[str, str]], known: list[Migration]) -> None:
-    newest, ours = max(recorded, default=0), known[-1].version if known else 0
-    if newest > ours:
-        raise SchemaVersionError(
-            f"The schema is newer ({newest}) than this embedmill ({ours}): upgrade embedmill."
-        )
-
-
-def _assert_frozen(recorded: dict[int, tuple[str, str]], known: list[Migration]) -> None:
-    for migration in known:
-        name, sha256 = recorded.get(migration.version, (migration.name, migration.sha256))
-        if (name, sha256) != (migration.name, migration.sha256):
-            raise SchemaVersionError(
-                f"The migration {migration.file_name} is not the one that was applied to this database as "
-                f"{migration.version:04}_{name}: an applied migration is frozen. Install the embedmill that "
-                "applied it, or put the change into a new migration."
-            )
-
-
-def _assert_functions_not_newer(
-    connection: psycopg.Connection[tuple[object, ...]], wanted: Functions
-) -> None:
-    found = _recorded_functions(connection)
-    if found and found[0] != wanted.sha256 and _version_key(found[1]) > _version_key(__version__):
-        raise SchemaVersionError(
-            f"The functions in the database are of a newer embedmill ({found[1]}) than this one "
-            f"({__version__}): upgrade embedmill."
-        )
-
-
-def _recorded_migrations(connection: psycopg.Connection[tuple[object, ...]]) -> dict[int, tuple[str, str]]:
-    rows = connection.execute("SELECT version, name, sha256 FROM embedmill.schema_migrations").fetchall()
-    return {int(str(version)): (str(name), str(sha256)) for version, name, sha256 in rows}
-
-
-def _recorded_functions(connection: psycopg.Connection[tuple[object, ...]]) -> tuple[str, str] | None:
-    row = connection.execute("SELECT sha256, embedmill_version FROM embedmill.schema_functions").fetchone()
-    return (str(row[0]), str(row[1])) if row else None
-
-
-def _table_exists(connection: psycopg.Connection[tuple[object, ...]], table: str) -> bool:
-    # From the catalog: to_regclass() raises where the schema may not be used.
-    return bool(
-        _single(
-            connection,
-            "SELECT true FROM pg_class WHERE relname = %s AND relnamespace = "
-            "(SELECT oid FROM pg_namespace WHERE nspname = 'embedmill')",
-            table,
-        )
-    )
-
-
-def _single(connection: psycopg.Connection[tuple[object, ...]], query: str, parameter: object) -> object:
-    row = connection.execute(query.encode(), (parameter,)).fetchone()
-    return row[0] if row else None
-
-
-def _version_key(version: str) -> tuple[int, ...]:
-    """0.10.2.dev1 -> (0, 10, 2): enough to tell an older release from a newer one."""
-    numbers: list[int] = []
-    for part in version.split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
 
 
 def _first_line(error: Exception) -> str:

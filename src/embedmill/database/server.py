@@ -134,16 +134,16 @@ _CONNECTION_FAULTS = (
         "the server does not know this user, or does not let it log in: check EMBEDMILL_DATABASE_URL.",
     ),
     (
+        r"server does not support SSL",
+        "the server has no TLS, but EMBEDMILL_DATABASE_URL asks for it (sslmode): change one of them.",
+    ),
+    (
         r"no pg_hba\.conf entry.*no encryption|server requires SSL|SSL.*required",
         "the server wants TLS: add sslmode=require to EMBEDMILL_DATABASE_URL.",
     ),
     (
         r"no pg_hba\.conf entry|Ident authentication failed|Peer authentication failed",
         "the server does not let this user in from here (pg_hba.conf): ask its administrator.",
-    ),
-    (
-        r"server does not support SSL",
-        "the server has no TLS, but EMBEDMILL_DATABASE_URL asks for it (sslmode): change one of them.",
     ),
     (
         r"certificate|SSL error|SSL SYSCALL|tls",

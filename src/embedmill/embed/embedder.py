@@ -219,9 +219,7 @@ class Embedder:
         written = False
         try:
             outcome = await patiently(
-                partial(
-                    self._persistence.write_response, call, units, response.vectors, self._holdings
-                )
+                partial(self._persistence.write_response, call, units, response.vectors, self._holdings)
             )
             written = True
         finally:
@@ -248,9 +246,7 @@ class Embedder:
         elif len(units) == 1:
             self._on_event(ChunkRefused(self._generation_id, str(error)))
             outcome = await patiently(
-                partial(
-                    self._persistence.bury_chunks, units[0], "input_rejected", str(error), self._holdings
-                )
+                partial(self._persistence.bury_chunks, units[0], "input_rejected", str(error), self._holdings)
             )
             self._note_ends(outcome, reused=False)
             await self._release(outcome.incomplete)

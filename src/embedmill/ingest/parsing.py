@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -67,7 +69,13 @@ class ParserPool:
         self._start_seconds = start_seconds
         self._recycle_resident_bytes = recycle_resident_bytes
         self._recycle_documents = recycle_documents
-        self._environment = {"MALLOC_ARENA_MAX": "2", "PYTHONUTF8": "1", **(environment or {})}
+        self._environment = {
+            "MALLOC_ARENA_MAX": "2",
+            "PYTHONUTF8": "1",
+            # It imports the same embedmill as we do, however ours was found.
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            **(environment or {}),
+        }
         # The last used first: the others stay unstarted while one is enough.
         self._free: asyncio.LifoQueue[_Seat] = asyncio.LifoQueue()
         for _ in range(max(1, size)):

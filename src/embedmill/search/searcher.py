@@ -98,10 +98,16 @@ class Searcher:
         # The provider is asked before a transaction is open.
         vector = None if mode is Mode.TEXT else await self._embed(query)
         chosen = where or Filter()
-        candidates = limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
+        candidates = (
+            limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
+        )
         async with self._database.transaction() as connection:
-            by_vector = [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
-            by_text = [] if mode is Mode.VECTOR else await self._by_text(connection, query, candidates, chosen)
+            by_vector = (
+                [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
+            )
+            by_text = (
+                [] if mode is Mode.VECTOR else await self._by_text(connection, query, candidates, chosen)
+            )
             if mode is Mode.HYBRID:
                 scored = fuse_rankings([[i for i, _ in by_vector], [i for i, _ in by_text]])[:limit]
             else:
@@ -170,11 +176,7 @@ class Searcher:
     ) -> list[Hit]:
         cursor = await connection.execute(_SQL["passages"], {"chunk_ids": [i for i, _ in scored]})
         rows = {row[0]: row for row in await cursor.fetchall()}
-        return [
-            Hit(score, ranks[0].get(i), ranks[1].get(i), *rows[i])
-            for i, score in scored
-            if i in rows
-        ]
+        return [Hit(score, ranks[0].get(i), ranks[1].get(i), *rows[i]) for i, score in scored if i in rows]
 
 
 def _filter_values(where: Filter) -> dict[str, Any]:

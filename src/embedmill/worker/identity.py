@@ -32,9 +32,7 @@ def is_alive(pid: int, pid_started_at: float) -> bool:
     """Whether that very process runs, and not a later one of the same number."""
     try:
         process = psutil.Process(pid)
-        return (
-            abs(process.create_time() - pid_started_at) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-        )
+        return abs(process.create_time() - pid_started_at) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

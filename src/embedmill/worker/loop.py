@@ -205,5 +205,3 @@ class Worker:
             case _:
                 pass
         self._on_event(event)
-
-

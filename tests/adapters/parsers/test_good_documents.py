@@ -80,6 +80,25 @@ def test_html_brings_neither_scripts_nor_styles_and_keeps_its_tables(read: Read)
     assert "| Rye | 12.50 |" in text
 
 
+@pytest.mark.parametrize("levels", [20, 61, 190, 250, 700, 3000, 100_000])
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [("<div>", "</div>"), ("<table><tr><td>", "</td></tr></table>"), ("<ul><li>", "</li></ul>"), ("<b>", "")],
+)
+def test_no_words_are_lost_however_deep_they_stand(
+    levels: int, opening: str, closing: str, read: Read
+) -> None:
+    # xberg leaves out what stands below its limit, and overflows its stack where that is raised.
+    source = f"<body><p>top</p>{opening * levels}<p>deep words</p>{closing * levels}<p>the end</p></body>"
+    text = read(source, "a.html").text
+    assert text.index("top") < text.index("deep words") < text.index("the end")
+
+
+def test_a_long_page_of_unclosed_items_keeps_its_structure(read: Read) -> None:
+    source = "<h1>Items</h1><ul>" + "<li>item <br><img src=x>" * 2000 + "</ul><p>one<p>two" * 500
+    assert read(source, "a.html").text.startswith("# Items\n\n- item")
+
+
 def test_words_are_not_escaped_but_code_stays_as_it_is(read: Read) -> None:
     source = r"<p>snake_case_name &lt;b&gt; 2 * 3 C:\temp</p><pre>a\*b \\n</pre>"
     text = read(source, "a.html").text

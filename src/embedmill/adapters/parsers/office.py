@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from embedmill.adapters.parsers import media_types as types
 from embedmill.adapters.parsers.containers import refuse_entities, require_harmless_archive
 from embedmill.adapters.parsers.decoding import decode_html
+from embedmill.adapters.parsers.deep_html import CONVERTER_DEPTH, is_deep, words_of_html
 from embedmill.adapters.parsers.files import read_bytes
 from embedmill.adapters.parsers.markdown import unescaped
 from embedmill.adapters.parsers.records import header, render, table_records
@@ -67,7 +68,9 @@ class OfficeParser:
         self._extract(b"<p>x</p>", types.HTML)
 
     def markdown_of_html(self, source: str) -> str:
-        """The text of an HTML page as Markdown."""
+        """The text of an HTML page as Markdown; of one that nests absurdly deep, its words alone."""
+        if is_deep(source):
+            return words_of_html(source)
         # xberg knows UTF-8 only and loses every other character.
         return unescaped(self._extract(source.encode("utf-8", "replace"), types.HTML).content)
 
@@ -143,7 +146,9 @@ def _config() -> ExtractionConfig:
         max_archive_depth=0,
         extraction_timeout_secs=None,  # the pool holds the clock
         pages=xberg.PageConfig(extract_pages=True),
-        html_options=xberg.ConversionOptions(extract_metadata=False, skip_images=True, compact_tables=True),
+        html_options=xberg.ConversionOptions(
+            extract_metadata=False, skip_images=True, compact_tables=True, max_depth=CONVERTER_DEPTH
+        ),
         concurrency=xberg.ConcurrencyConfig(max_threads=1),
         security_limits=xberg.SecurityLimits(
             max_archive_size=_MAX_UNPACKED_BYTES,

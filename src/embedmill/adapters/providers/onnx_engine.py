@@ -33,7 +33,7 @@ class OnnxEngine:
 
     The quick one uses the weights as they lie in the file: it stands in 20 ms, which is what a process that
     embeds one query wants. The packed one rearranges them first (60 ms and half the file in memory) and then
-    runs short texts 2 to 3 times as fast. It is made when documents come, or the seventeenth query.
+    runs short texts twice as fast. It is made when documents come, or the seventeenth query.
     """
 
     def __init__(self, model: SentenceModel, tokenizer: Tokenizer, graph: EncoderGraph) -> None:
