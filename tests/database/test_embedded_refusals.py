@@ -111,6 +111,20 @@ def test_another_accounts_cluster_is_refused_with_its_name(
 
 
 @root_only
+def test_without_useradd_another_unprivileged_account_serves(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_account, "DEDICATED", "no-such-account")
+    monkeypatch.setattr(embedded_account, "_create", lambda name: None)
+    embedded.ensure_running(data_dir)
+    owner = pwd.getpwuid((data_dir / "postgres" / "data").stat().st_uid).pw_name
+    assert owner in ("postgres", "nobody")
+    monkeypatch.setattr(embedded_account, "FALLBACKS", ())
+    with pytest.raises(DatabaseError, match=r"does not run as root.*useradd --system embedmill"):
+        embedded.ensure_running(data_dir.with_name("other"))
+
+
+@root_only
 def test_root_opens_a_private_folder_to_the_servers_account_alone(data_dir: Path) -> None:
     home = data_dir.parent
     home.chmod(0o700)
@@ -207,3 +221,4 @@ def test_root_writes_through_no_link_that_the_servers_account_left(data_dir: Pat
         embedded.ensure_running(data_dir)
     assert precious.read_text() == "root's"
     assert precious.stat().st_uid == 0
+    (data_dir / "postgres" / "server.lock").unlink()

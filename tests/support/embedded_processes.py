@@ -34,7 +34,12 @@ def postmasters(data_dir: Path) -> list[psutil.Process]:
     """Those of them whose parent is none of them."""
     processes = server_processes(data_dir)
     pids = {process.pid for process in processes}
-    return [process for process in processes if process.ppid() not in pids]
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a session that ended meanwhile
+            if process.ppid() not in pids:
+                found.append(process)
+    return found
 
 
 def kill_everything(data_dir: Path) -> None:

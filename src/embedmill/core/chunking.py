@@ -14,7 +14,7 @@ from embedmill.core.chunking_cuts import best_cut, choose_cuts
 from embedmill.core.chunking_cutters import grapheme_end
 from embedmill.core.chunking_layout import read_layout
 from embedmill.core.chunking_overlap import choose_overlaps
-from embedmill.core.chunking_parts import Section
+from embedmill.core.chunking_parts import Kind, Section
 from embedmill.core.chunking_scale import CHARACTERS_PER_TOKEN, Scale
 from embedmill.core.chunking_units import Units, cut_into_units
 from embedmill.core.documents import Chunk, ChunkPlan, ParsedDocument, Place
@@ -171,7 +171,7 @@ def _heading_path(units: Units, sections: Sequence[Section], piece: _Piece) -> t
     """What the paths of the piece's sections have in common; a heading without text of its own in the piece
     counts only where all are such."""
     first, end = piece.first_unit, piece.end_unit
-    own = {units.sections[at] for at in range(first, end) if not units.headings[at]}
+    own = {units.sections[at] for at in range(first, end) if units.kinds[at] is not Kind.HEADING}
     paths = [sections[at].path for at in own or {units.sections[at] for at in range(first, end)}]
     common = 0
     for titles in zip(*paths, strict=False):

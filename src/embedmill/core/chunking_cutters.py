@@ -114,7 +114,7 @@ def word_groups(budget: int) -> Cutter:
 
 
 def character_runs(budget: int) -> Iterator[Cutter]:
-    size = max(1, min(64, budget // 2))
+    size = max(1, min(32, budget // 2))
     while True:
         yield _runs_of(size)
         if size == 1:

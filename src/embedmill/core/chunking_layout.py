@@ -25,6 +25,7 @@ _HTML = re.compile(
     r"|tfoot|th|thead|title|tr|track|ul)(?=[\s>]|/>|$))",
     re.IGNORECASE,
 )
+_LONE_TAG = re.compile(r"<(?:/[a-zA-Z][\w-]*[ \t]*|[a-zA-Z][\w-]*(?:[ \t]+[^<>\n\r]*)?)>[ \t]*(?=[\n\r]|$)")
 
 _LONGEST_MARK = 2000
 
@@ -64,6 +65,7 @@ class _Reader:
     last_line: int = 0
     strength: int = Strength.BLOCK
     is_paragraph: bool = False
+    is_code: bool = False
     fence: str = ""
     html_end: str = ""
     in_table: bool = False
@@ -90,8 +92,9 @@ class _Reader:
             return
         if (first in "-*+•‣◦" or first.isdigit()) and (width := self._item_width(start, raw_end, indent)):
             self._open_item(start, indent, width, blank)
-        elif self.start < 0:
-            self._open_paragraph(start, indent, blank)
+        elif self.start < 0 or (self.is_markdown and self._ends_paragraph(first, indent)):
+            self.close_part()
+            self._open_paragraph(start, indent)
         self.last_line = start
         self.end = raw_end
 
@@ -110,13 +113,14 @@ class _Reader:
     def _read_mark(self, first: str, start: int, raw_end: int, indent: int) -> bool:
         """A line that may open something other than a paragraph; False when it does not."""
         if first in "`~" and (indent < 4 or self.in_list):
-            return self._open_fence(start, raw_end)
+            return self._open_fence(start, raw_end, indent)
+        nested = self.in_list and indent >= self.item_indent
+        if first == "#" and (indent < 4 or nested):
+            return self._read_atx(start, raw_end, nested=nested)
         if indent >= 4:
             return False
-        if first == "#":
-            return not (self.in_list and indent >= self.item_indent) and self._read_atx(start, raw_end)
         if first == "<":
-            return self._open_html(start, raw_end)
+            return self._open_html(start, raw_end, indent)
         return raw_end - start <= _LONGEST_MARK and self._read_rule(first, start, raw_end)
 
     def _read_rule(self, first: str, start: int, raw_end: int) -> bool:
@@ -134,7 +138,7 @@ class _Reader:
 
     # Headings
 
-    def _read_atx(self, start: int, raw_end: int) -> bool:
+    def _read_atx(self, start: int, raw_end: int, *, nested: bool) -> bool:
         if raw_end - start > LONGEST_TITLE + 100:
             return False
         match = _ATX.match(self.text[start:raw_end].rstrip())
@@ -147,7 +151,10 @@ class _Reader:
         if len(title) > LONGEST_TITLE:
             return False
         self.close_part()
-        self._heading(start, start + match.end(), len(match[1]), title)
+        if nested:
+            self.add(start, start + match.end(), Strength.SUBITEM, Kind.PROSE)
+        else:
+            self._heading(start, start + match.end(), len(match[1]), title)
         return True
 
     def _read_setext(self, end: int, level: int) -> bool:
@@ -172,25 +179,26 @@ class _Reader:
 
     # Verbatim blocks and tables
 
-    def _open_fence(self, start: int, raw_end: int) -> bool:
+    def _open_fence(self, start: int, raw_end: int, indent: int) -> bool:
         match = _FENCE.match(self.text[start:raw_end])
         if match is None:
             return False
-        self.close_part()
-        self.in_table = False
+        self._leave(indent)
         self.fence = match[1] or match[2]
         self._open(start, Strength.SUBITEM if self.in_list else Strength.BLOCK)
         self.end = raw_end
         return True
 
-    def _open_html(self, start: int, raw_end: int) -> bool:
+    def _open_html(self, start: int, raw_end: int, indent: int) -> bool:
         match = _HTML.match(self.text, start, min(raw_end, start + 20))
-        if match is None:
+        if match is None and (
+            (self.start >= 0 and not self.is_code) or not _LONE_TAG.match(self.text, start, raw_end)
+        ):
             return False
-        self.close_part()
-        self.in_table = False
+        self._leave(indent)
         self._open(start, Strength.BLOCK)
-        self.html_end = "-->" if match[1] else f"</{match[2].lower()}>" if match[2] else "\n"
+        comment, verbatim = match.groups() if match else ("", "")
+        self.html_end = "-->" if comment else f"</{verbatim.lower()}>" if verbatim else "\n"
         self._read_verbatim(start, raw_end, 0)
         return True
 
@@ -230,13 +238,25 @@ class _Reader:
         self.end = raw_end
         self._close(Kind.WHOLE)
 
+    def _leave(self, indent: int) -> None:
+        """Ends what stands open before a block that may interrupt a paragraph."""
+        self.close_part()
+        self.in_table = False
+        self.in_list = self.in_list and indent >= self.item_indent
+
     # Paragraphs and list items
 
-    def _open_paragraph(self, start: int, indent: int, blank: bool) -> None:
-        if blank and indent < self.item_indent:
+    def _open_paragraph(self, start: int, indent: int) -> None:
+        if indent < self.item_indent:
             self.in_list = False
         self._open(start, Strength.SUBITEM if self.in_list else Strength.BLOCK)
-        self.is_paragraph = indent < 4 and not self.in_list
+        self.is_paragraph = indent < 4 and not self.in_list and self.text[start] != ">"
+        self.is_code = indent >= 4 and not self.in_list
+
+    def _ends_paragraph(self, first: str, indent: int) -> bool:
+        """A quote behind a paragraph, or a paragraph behind indented code, without a blank line between."""
+        leaves_list = self.in_list and indent < self.item_indent
+        return (first == ">" and (self.is_paragraph or leaves_list)) or (self.is_code and indent < 4)
 
     def _item_width(self, start: int, raw_end: int, indent: int) -> int:
         """Columns of a list marker with the space behind it; 0 when the line opens no item."""
@@ -271,7 +291,8 @@ class _Reader:
         self._close(kind)
 
     def _open(self, start: int, strength: int) -> None:
-        self.start, self.strength, self.is_paragraph = start, strength, False
+        self.start, self.strength = start, strength
+        self.is_paragraph = self.is_code = False
 
     def _close(self, kind: Kind) -> None:
         start = self.start

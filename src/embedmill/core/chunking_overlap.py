@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from embedmill.core.chunking_parts import Strength
+from embedmill.core.chunking_parts import Kind, Strength
 from embedmill.core.chunking_scale import Scale
 from embedmill.core.chunking_units import Units
 
@@ -31,11 +31,12 @@ def choose_overlaps(
     candidates: dict[int, list[int]] = {}
     torn: list[int] = []
     for index in range(1, len(cuts)):
-        if units.headings[cuts[index]] or units.headings[cuts[index] - 1]:
+        last = units.kinds[cuts[index] - 1]
+        if Kind.HEADING in (last, units.kinds[cuts[index]]):
             continue
         if starts := _unit_starts(units, cuts[index - 1], cuts[index], most_tokens):
             candidates[index] = starts
-        else:
+        elif last is Kind.PROSE:
             torn.append(index)
     candidates |= _word_starts(text, units, {index: cuts[index] - 1 for index in torn}, scale, most_tokens)
     while candidates:
@@ -53,7 +54,7 @@ def _unit_starts(units: Units, previous_cut: int, cut: int, most_tokens: int) ->
     """Where whole units before the cut begin that may fit together; the longest overlap first."""
     starts = []
     for at in range(cut - 1, previous_cut, -1):
-        if units.headings[at] or units.weight(at, cut) > most_tokens:
+        if units.kinds[at] is Kind.HEADING or units.weight(at, cut) > most_tokens:
             break
         if units.strengths[at] <= Strength.WORD:
             starts.append(units.starts[at])

@@ -28,7 +28,7 @@ class Units:
     ends: list[int] = field(default_factory=list)
     strengths: list[int] = field(default_factory=list)
     sections: list[int] = field(default_factory=list)
-    headings: list[bool] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
     gaps: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -95,7 +95,7 @@ def _measure(text: str, spans: list[_Span], weights: list[int], scale: Scale, li
         ends=[span[1] for span in spans],
         strengths=[span[2] for span in spans],
         sections=[span[3] for span in spans],
-        headings=[span[4] is Kind.HEADING for span in spans],
+        kinds=[span[4] for span in spans],
     )
     # A long run of whitespace weighs as much as a chunk, so that no chunk reaches over it.
     for end, start in zip(units.ends, units.starts[1:], strict=False):

@@ -127,7 +127,8 @@ def _turn(files: ClusterFiles) -> Iterator[int]:
 def _look_after(files: ClusterFiles, turn: int) -> None:
     """The slow way, under the lock: from whatever was left behind to a server that answers."""
     account = choose_account(files.data_dir, files.data)
-    account.own(files.turn)
+    if files.data_dir.stat().st_uid == account.uid:
+        account.own(files.turn)
     programs = find_programs(account)
     prepare_folders(files, account)
     if not files.data.exists():

@@ -100,8 +100,8 @@ def open_the_way(account: Account, directory: Path) -> None:
 
 
 def open_tree(account: Account, tree: Path) -> None:
-    """Make an installed tree of programs readable, as after an installation under `umask 077`."""
-    if not account.switch:
+    """Make an installed tree of programs readable to all, for an installation under `umask 077` is not."""
+    if not account.switch or not tree.exists():
         return
     for path in (tree, *tree.rglob("*")):
         if path.is_symlink():

@@ -81,6 +81,7 @@ class FolderIngestion:
         parsers: ParserPool,
         storing: Storing,
         *,
+        tokenizer: TokenizerSpec,
         max_file_bytes: int,
         files_at_once: int,
     ) -> None:
@@ -88,6 +89,7 @@ class FolderIngestion:
         self._pipeline = pipeline
         self._parsers = parsers
         self._storing = storing
+        self._tokenizer = tokenizer
         self._max_file_bytes = max_file_bytes
         self._files_at_once = files_at_once
 
@@ -157,13 +159,12 @@ class FolderIngestion:
         return report
 
     def _request(self, path: Path) -> ParseRequest:
-        spec = self._pipeline.generation.spec
         return ParseRequest(
             name=path.name,
             path=str(path),
             max_bytes=self._max_file_bytes,
             plan=self._pipeline.chunk_plan,
-            tokenizer=TokenizerSpec(tokenizer=spec.tokenizer, model=spec.model, provider=spec.provider),
+            tokenizer=self._tokenizer,
         )
 
     async def _look_up(self, files: Sequence[Path]) -> dict[str, _Known]:

@@ -51,7 +51,10 @@ BEGIN
         '    FROM lacking l ORDER BY l.part'
         '  ON CONFLICT (generation_id, source_type, source_id, part) DO UPDATE'
         '     SET priority = least(q.priority, excluded.priority), job_id = excluded.job_id,'
-        '         batch_id = excluded.batch_id'
+        '         batch_id = excluded.batch_id,'
+        -- Somebody asks for it now: what waits out a failure does not wait on. A rate limit is kept.
+        '         available_at = CASE WHEN q.status = ''pending'' THEN least(q.available_at, now())'
+        '                             ELSE q.available_at END'
         '  RETURNING 1'
         ') SELECT (SELECT count(*)::integer FROM enqueued), coalesce(sum(l.chunks), 0)::bigint,'
         '         coalesce(sum(l.tokens), 0)::bigint FROM lacking l',

@@ -1,0 +1,43 @@
+"""Ctrl-C keeps what is done, says so, and a later run pays for the rest only."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+from tests.support.commands import CommandLine
+from tests.support.provider import start_provider
+
+
+def test_an_interrupted_run_ends_in_order_and_is_not_paid_twice(database: str, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(60):
+        (corpus / f"{number}.txt").write_text(
+            "\n\n".join(f"{number} {i} " + " ".join(f"w{number}{i}{k}" for k in range(60)) for i in range(6))
+        )
+    with start_provider(dimensions=32, latency_ms=200) as provider:
+        command = CommandLine(tmp_path / "data", database, EMBEDMILL_CALLS_IN_FLIGHT="2")
+        command.run(
+            "pipeline", "create", "counted", "--model", "stand-in", "--base-url", provider.base_url,
+            "--dimensions", "32", "--max-inputs-per-call", "10",
+        )  # fmt: skip
+        running = command.start("ingest", str(corpus), "-p", "counted", "--json")
+        deadline = time.monotonic() + 60
+        while provider.stats()["calls_paid"] < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+        assert running.returncode == 130, err
+        interrupted = json.loads(out)
+        assert interrupted["interrupted"] is True
+        assert 0 < interrupted["embedded_chunks"]
+        assert interrupted["embedded_chunks"] == provider.stats()["inputs_paid"], "what was paid is kept"
+        status = command.json("status")
+        assert status["queue"]["processing"] == 0, "nothing is left leased"
+        after = command.json("ingest", str(corpus), "-p", "counted")
+        assert after["coverage_percent"] == 100.0
+        assert provider.stats()["most_paid_for_one_input"] == 1
