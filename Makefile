@@ -27,6 +27,10 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
+# The long form of the crash tests: a hundred kills of everything.
+crash: $(VENV)/.dev
+	EMBEDMILL_TEST_KILLS=100 $(BIN)/python -m pytest -q tests/crash
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "embedmill needs Python 3.11 or newer: make PYTHON=/path/to/python3.12 ..."; exit 1; }

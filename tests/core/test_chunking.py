@@ -30,7 +30,7 @@ every_counter = pytest.mark.parametrize("count_tokens", COUNTERS)
 
 
 @every_counter
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=texts, plan=plans, is_markdown=st.booleans())
 def test_every_chunk_is_a_slice_within_the_budget_and_nothing_is_lost(
     count_tokens: CountTokens, text: str, plan: ChunkPlan, is_markdown: bool

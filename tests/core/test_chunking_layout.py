@@ -17,47 +17,14 @@ from tests.core.chunking_counters import chunks_of, count_as_the_model, count_wo
 
 _lines = st.sampled_from(
     [
-        "# One",
-        "## Two ##",
-        "### Three #3",
-        "#### Four",
-        "#hash",
-        "####### seven",
-        "#",
-        "   # indented",
-        "    # code",
-        "Title",
-        "two words",
-        "===",
-        "---",
-        "--",
-        "***",
-        "> # quoted\n",
-        "> quoted",
-        "- item",
-        "  # in the item",
-        "1. first",
-        "```",
-        "~~~",
-        "````",
-        "``` python",
-        "<!-- note",
-        "end -->",
-        "<div>",
-        "</div>",
+        *"""# One|## Two ##|### Three #3|#### Four|#hash|####### seven|#|   # indented|    # code|Title|two words\n===|---|--|***|> quoted|> # quoted~|- item|  # in the item|1. first|```|~~~|````|``` python|<!-- note|end -->\n<div>|</div>|<pre>|</pre>|\tcode|2020. A year|* * *|== =|+ plus|||""".replace(
+            "\n", "|"
+        )
+        .replace("d~", "d\n")
+        .split("|"),
         "| a | b |",
         "|---|---|",
-        "",
-        "",
-        "",
-        "\tcode",
-        "2020. A year",
-        "* * *",
         "text | more",
-        "== =",
-        "+ plus",
-        "<pre>",
-        "</pre>",
     ]
 )
 _markdown = st.lists(_lines, max_size=25).map("\n".join)

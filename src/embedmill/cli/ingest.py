@@ -35,7 +35,13 @@ _POLL_SECONDS = 0.2
 @click.option(
     "--delete-missing", is_flag=True, help="Remove documents whose file is gone from these folders."
 )
-@click.option("--priority", type=click.Choice(["high", "medium", "low"]), default="medium", show_default=True)
+@click.option(
+    "--priority",
+    type=click.Choice(["high", "medium", "low"]),
+    default="medium",
+    show_default=True,
+    help="How soon its chunks are embedded, beside others.",
+)
 @as_json
 def ingest(
     paths: tuple[Path, ...],

@@ -72,9 +72,10 @@ async def _print_lines(
         except AWAY:
             continue
         rate.note(progress.embedded_chunks)
+        cost = format_usd(cost_usd(spent.tokens, spent.price))
         print(
             f"{len(files.reports)}/{files.total} files, {progress.embedded_chunks}/{progress.total_chunks} chunks, "
-            f"{spent.tokens} tokens, {format_usd(cost_usd(spent.tokens, spent.price))}, {rate.per_second:.0f} chunks/s, "
+            f"{spent.tokens} tokens, {cost}, {rate.per_second:.0f} chunks/s, "
             f"ETA {_eta(files, progress, rate)}",
             file=sys.stderr,
             flush=True,

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from embedmill.errors import EmbedmillError
+
 if TYPE_CHECKING:
     from embedmill.app import App
     from embedmill.settings import Settings
@@ -39,7 +41,23 @@ def run_with_app(settings: Settings, story: Callable[[App], Awaitable[T]], *, co
         async with open_app(settings, max_connections=connections) as app:
             return await story(app)
 
-    return asyncio.run(told())
+    try:
+        return asyncio.run(told())
+    except BaseExceptionGroup as group:
+        raise _first_told(group) from group
+
+
+def _first_told(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of what failed together, the error that is meant for the user; else the first."""
+    leaves: list[BaseException] = []
+    waiting: list[BaseException] = [group]
+    while waiting:
+        found = waiting.pop(0)
+        if isinstance(found, BaseExceptionGroup):
+            waiting += found.exceptions
+        else:
+            leaves.append(found)
+    return next((leaf for leaf in leaves if isinstance(leaf, EmbedmillError)), leaves[0])
 
 
 def print_json(value: Any) -> None:

@@ -124,8 +124,23 @@ def _fit(
                 over.append(piece)
             else:
                 over += _halves(text, units, piece, tokens, max_tokens)
-        pieces = over
-    return sorted(fitting, key=lambda counted: counted[0].body)
+        fitting.sort(key=lambda counted: counted[0].body)
+        pieces = over or _take_swallowing(fitting)
+    return fitting
+
+
+def _take_swallowing(fitting: list[tuple[_Piece, int]]) -> list[_Piece]:
+    """Takes out the pieces that would repeat the whole of the one before, since that one was cut in two, and
+    ends their overlap."""
+    swallowing = [
+        index
+        for index, (piece, _) in enumerate(fitting)
+        if index and piece.overlap is not None and piece.overlap <= fitting[index - 1][0].body
+    ]
+    taken = [fitting.pop(index)[0] for index in reversed(swallowing)]
+    for piece in taken:
+        piece.overlap = None
+    return taken
 
 
 def _halves(text: str, units: Units, piece: _Piece, tokens: int, max_tokens: int) -> tuple[_Piece, _Piece]:

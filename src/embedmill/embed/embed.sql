@@ -1,14 +1,18 @@
 -- name: load_chunks
--- The chunks of claimed items that still need a vector, with a donor where the same text has one.
-SELECT item_id, chunk_id, token_count, content_hash, donor, text
+-- The chunks of claimed items that still need a vector.
+SELECT item_id, chunk_id, token_count, content_hash, text
   FROM embedmill.load_chunks(%(generation_id)s, %(item_ids)s);
+
+-- name: find_donors
+-- Chunks of the tenant that have the same text, and the generation of the same recipe with its vector.
+SELECT content_hash, donor, donor_generation_id FROM embedmill.find_donors(%(generation_id)s, %(content_hashes)s);
 
 -- name: donate_vectors
 -- Copies vectors of the same text within the tenant: paid once. Skips donors that went meanwhile.
 INSERT INTO {vectors} (chunk_id, input_hash, embedding)
 SELECT w.chunk_id, v.input_hash, v.embedding
   FROM unnest(%(chunk_ids)s::bigint[], %(donors)s::bigint[]) AS w (chunk_id, donor)
-  JOIN {vectors} v ON v.chunk_id = w.donor
+  JOIN {donors} v ON v.chunk_id = w.donor
 ON CONFLICT (chunk_id) DO NOTHING
 RETURNING chunk_id;
 

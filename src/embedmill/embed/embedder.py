@@ -216,14 +216,12 @@ class Embedder:
     async def _write(self, call: Call, units: list[Unit], response: EmbeddingResponse) -> None:
         """Commit the response, however long the database takes to come back: it is paid for."""
         landing = self._traffic.touch_down(units)
-        written = False
         try:
             outcome = await patiently(
                 partial(self._persistence.write_response, call, units, response.vectors, self._holdings)
             )
-            written = True
         finally:
-            self._traffic.arrive_home(units, landing, written=written)
+            self._traffic.arrive_home(units, landing)
         self._on_event(
             CallSucceeded(
                 self._generation_id, len(units), outcome.vectors, call.tokens, call.latency_ms / 1000

@@ -3,7 +3,9 @@ unit; must not call a provider."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from embedmill.core.batching import Packer, Target, Unit
@@ -11,7 +13,7 @@ from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
 from embedmill.embed.holding import Holdings
-from embedmill.embed.persistence import Outcome, Persistence
+from embedmill.embed.persistence import Donor, Outcome, Persistence
 from embedmill.embed.traffic import Traffic
 from embedmill.queue.items import Item, claim_items
 
@@ -65,30 +67,59 @@ class Loader:
             _SQL["load_chunks"],
             {"generation_id": self._generation_id, "item_ids": [item.id for item in items]},
         )
-        await self._traffic.landed([row[3] for row in rows])
-        by_item: dict[int, list[tuple[Target, int, bytes, int | None, str]]] = defaultdict(list)
-        for item_id, chunk_id, tokens, content_hash, donor, text in rows:
-            donor_chunk = donor if donor is not None else self._traffic.chunk_of(content_hash)
-            by_item[item_id].append((Target(item_id, chunk_id), tokens, content_hash, donor_chunk, text))
+        chunks = [_Wanted(Target(row[0], row[1]), row[2], row[3], row[4]) for row in rows]
+        waiting = Counter(chunk.target.item_id for chunk in chunks)
         for item in items:
-            holdings.take(item, waiting=len(by_item[item.id]))
+            holdings.take(item, waiting=waiting[item.id])
 
         outcomes: list[Outcome] = []
-        empty = [item for item in items if not by_item[item.id]]
+        empty = [item for item in items if not waiting[item.id]]
         if empty:
             outcomes.append(await self._persistence.complete_empty(empty, holdings))
-        reusable = [(row[0], row[3]) for item in items for row in by_item[item.id] if row[3] is not None]
+        # First to the calls that carry the same text already: none takes off while we load, so what has not
+        # boarded is either landing, and waited for, or for the database to say.
+        groups = {item.id: _group_of(item) for item in items}
+        left = [chunk for chunk in chunks if not self._traffic.board(chunk.unit(groups), holdings)]
+        donors = await self._find_donors(left)
+        reusable = [(c.target, donors[c.content_hash]) for c in left if c.content_hash in donors]
         served: set[Target] = set()
         if reusable:
             served, outcome = await self._persistence.reuse_vectors(reusable, holdings)
             outcomes.append(outcome)
-
-        for item in items:
-            # An item that failed before may hold the poison: it no longer shares calls with its neighbours.
-            group = item.usage_type if item.retry_count == 0 else f"{item.usage_type} {item.id}"
-            for target, tokens, content_hash, _, text in by_item[item.id]:
-                if target not in served:
-                    unit = Unit(content_hash, text, tokens, group, [target])
-                    if not self._traffic.board(unit, holdings):
-                        packer.add(unit)
+        for chunk in left:
+            if chunk.target not in served:
+                packer.add(chunk.unit(groups))
         return outcomes
+
+    async def _find_donors(self, chunks: Sequence[_Wanted]) -> dict[bytes, Donor]:
+        """For each text that has a vector already, a chunk to copy it from."""
+        wanted = {chunk.content_hash for chunk in chunks}
+        if not wanted:
+            return {}
+        await self._traffic.landed(wanted)
+        rows = await self._database.fetch(
+            _SQL["find_donors"],
+            {
+                "generation_id": self._generation_id,
+                "content_hashes": list(wanted),
+            },
+        )
+        # This generation comes first in the answer: its own vectors are preferred.
+        return {bytes(row[0]): Donor(row[1], row[2]) for row in reversed(rows)}
+
+
+class _Wanted(NamedTuple):
+    """A chunk that needs its vector."""
+
+    target: Target
+    tokens: int
+    content_hash: bytes
+    text: str
+
+    def unit(self, groups: dict[int, str]) -> Unit:
+        return Unit(self.content_hash, self.text, self.tokens, groups[self.target.item_id], [self.target])
+
+
+def _group_of(item: Item) -> str:
+    """An item that failed before may hold the poison: it no longer shares calls with its neighbours."""
+    return item.usage_type if item.retry_count == 0 else f"{item.usage_type} {item.id}"

@@ -58,6 +58,13 @@ class Written(msgspec.Struct, frozen=True):
     tokens: list[int]
 
 
+class Donor(msgspec.Struct, frozen=True):
+    """A chunk whose vector may be copied, and the generation in which that vector stands."""
+
+    chunk_id: int
+    generation_id: int
+
+
 class Persistence:
     """Commits the results of one pipeline's generation."""
 
@@ -111,7 +118,7 @@ class Persistence:
             )
 
     async def reuse_vectors(
-        self, wanted: Sequence[tuple[Target, int]], holdings: Holdings
+        self, wanted: Sequence[tuple[Target, Donor]], holdings: Holdings
     ) -> tuple[set[Target], Outcome]:
         """Copy vectors of equal texts: `wanted` pairs a target with the chunk to copy from.
 
@@ -120,13 +127,21 @@ class Persistence:
         items = holdings.items(target.item_id for target, _ in wanted)
         async with self._counted(holdings) as (connection, done):
             held = await hold_items(connection, items)
-            live = [(target, donor) for target, donor in wanted if target.item_id in held]
-            cursor = await connection.execute(
-                _SQL["donate_vectors"].format(vectors=self._vectors),
-                {"chunk_ids": [t.chunk_id for t, _ in live], "donors": [donor for _, donor in live]},
-            )
-            served_chunks = {row[0] for row in await cursor.fetchall()}
-            served = [target for target, _ in live if target.chunk_id in served_chunks]
+            by_generation: dict[int, list[tuple[Target, Donor]]] = defaultdict(list)
+            for target, donor in wanted:
+                if target.item_id in held:
+                    by_generation[donor.generation_id].append((target, donor))
+            served: list[Target] = []
+            for generation_id, pairs in by_generation.items():
+                cursor = await connection.execute(
+                    _SQL["donate_vectors"].format(vectors=self._vectors, donors=vectors_table(generation_id)),
+                    {
+                        "chunk_ids": [target.chunk_id for target, _ in pairs],
+                        "donors": [donor.chunk_id for _, donor in pairs],
+                    },
+                )
+                copied = {row[0] for row in await cursor.fetchall()}
+                served += [target for target, _ in pairs if target.chunk_id in copied]
             written = Written(served, [0] * len(served))
             outcome = await self._settle(
                 connection, items, held, written, holdings, done, embedded=len(served), reused=True

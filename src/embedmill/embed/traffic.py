@@ -1,14 +1,13 @@
 """Which texts this process has on their way to a provider, or just brought home. Owns the promise that one
 process does not pay for a text twice at the same time; what the database knows, the loader asks it.
 
-A text's life here: boarded on a flight (its call is out: more chunks of the same text may join), landing (the
-response is being written: nobody joins, who needs the text waits), home (its chunk can be copied from).
+A text's life here: aloft (its call is out: more chunks of the same text may board), landing (the response is
+being written: nobody boards, who needs the text waits), home (its vector stands in the database).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from embedmill.core.batching import Unit
@@ -24,13 +23,11 @@ class Flight:
 
 
 class Traffic:
-    """All flights of one embedder. `remembered` bounds the texts that are known to be home."""
+    """All flights of one embedder."""
 
-    def __init__(self, *, remembered: int = 100_000) -> None:
+    def __init__(self) -> None:
         self._aloft: dict[bytes, tuple[Unit, Flight]] = {}
         self._landing: dict[bytes, asyncio.Future[None]] = {}
-        self._home: OrderedDict[bytes, int] = OrderedDict()
-        self._remembered = remembered
 
     def take_off(self, units: list[Unit], holdings: Holdings) -> Flight:
         flight = Flight(units)
@@ -59,14 +56,10 @@ class Traffic:
             self._landing[unit.content_hash] = landing
         return landing
 
-    def arrive_home(self, units: Sequence[Unit], landing: asyncio.Future[None], *, written: bool) -> None:
+    def arrive_home(self, units: Sequence[Unit], landing: asyncio.Future[None]) -> None:
         """The write is over, one way or the other: those who waited go on."""
         for unit in units:
             self._landing.pop(unit.content_hash, None)
-            if written and unit.targets:
-                self._home[unit.content_hash] = unit.targets[0].chunk_id
-                if len(self._home) > self._remembered:
-                    self._home.popitem(last=False)
         landing.set_result(None)
 
     def end(self, flight: Flight, holdings: Holdings) -> list[HeldItem]:
@@ -82,7 +75,3 @@ class Traffic:
         landings = {id(f): f for h in content_hashes if (f := self._landing.get(h)) is not None}
         for landing in landings.values():
             await asyncio.shield(landing)
-
-    def chunk_of(self, content_hash: bytes) -> int | None:
-        """A chunk whose vector, of exactly this text, was written by this process."""
-        return self._home.get(content_hash)

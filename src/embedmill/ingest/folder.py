@@ -11,12 +11,14 @@ import os
 import stat
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from embedmill.database.patience import patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
@@ -116,7 +118,7 @@ class FolderIngestion:
             )
             known = [(int(row[0]), str(row[1])) for row in rows]
             for document_id, path in missing_sources(known, found, recursive=recursive, pattern=pattern):
-                await self._storing.delete(document_id)
+                await patiently(partial(self._storing.delete, document_id))
                 run.reports.append(FileReport(path, Verdict.DELETED))
 
     async def _work_off(self, queue: asyncio.Queue[Path], known: dict[str, _Known], run: FolderRun) -> None:
@@ -131,12 +133,12 @@ class FolderIngestion:
             _assert_nameable(path)
             content = await asyncio.to_thread(_fingerprint, content, path, self._max_file_bytes)
             run.bytes_read += content.size_bytes or 0
-            if known is not None and known.content_hash == content.content_hash:
+            if known is not None and _is_done(known, content):
                 return await self._go_on(path, known)
             reply = await self._parsers.parse(self._request(path))
         except DocumentError as error:
             return await self._fail(path, content, known, error)
-        launched = await self._storing.save(content, reply.document, reply.chunks)
+        launched = await patiently(partial(self._storing.save, content, reply.document, reply.chunks))
         verdict = Verdict.ADDED if known is None else Verdict.CHANGED
         return FileReport(str(path), verdict, chunks=launched.chunks)
 
@@ -146,7 +148,7 @@ class FolderIngestion:
             return FileReport(str(path), Verdict.FAILED, known.error_reason, known.error_message)
         if known.job_status == "completed" or known.job_id is None:
             return FileReport(str(path), Verdict.UNCHANGED, chunks=known.chunk_count)
-        await self._storing.relaunch(known.document_id, known.job_id)
+        await patiently(partial(self._storing.relaunch, known.document_id, known.job_id))
         return FileReport(str(path), Verdict.RESUMED, chunks=known.chunk_count)
 
     async def _fail(
@@ -155,7 +157,7 @@ class FolderIngestion:
         report = FileReport(_printable(path), Verdict.FAILED, error.reason, str(error))
         same = known is not None and (known.error_reason, known.error_message) == (error.reason, str(error))
         if not same and _is_nameable(path):
-            await self._storing.save_failure(content, error.reason, str(error))
+            await patiently(partial(self._storing.save_failure, content, error.reason, str(error)))
         return report
 
     def _request(self, path: Path) -> ParseRequest:
@@ -177,6 +179,12 @@ class FolderIngestion:
             },
         )
         return {row[0]: _Known(*row[1:8]) for row in rows}
+
+
+def _is_done(known: _Known, content: SourceContent) -> bool:
+    """Whether these bytes need no parsing: they were read, or will never be. What ran into a limit of time or
+    memory is tried again, since the limit may have been raised."""
+    return known.content_hash == content.content_hash and known.error_reason not in {"timeout", "memory"}
 
 
 def _fingerprint(content: SourceContent, path: Path, max_bytes: int) -> SourceContent:

@@ -1,10 +1,9 @@
 -- name: known_documents
 -- What is known of these sources: the document, and its newest job.
-SELECT d.source_id, d.id, d.content_hash, d.chunk_count, d.error_reason, d.error_message, j.id, j.status::text,
-       j.failed_chunks
+SELECT d.source_id, d.id, d.content_hash, d.chunk_count, d.error_reason, d.error_message, j.id, j.status::text
   FROM embedmill.knowledge_documents d
   LEFT JOIN LATERAL (
-        SELECT id, status, failed_chunks FROM embedmill.ingestion_jobs
+        SELECT id, status FROM embedmill.ingestion_jobs
          WHERE document_id = d.id ORDER BY created_at DESC LIMIT 1) j ON true
  WHERE d.pipeline_id = %(pipeline_id)s AND d.source_type = %(source_type)s AND d.source_id = ANY (%(source_ids)s);
 
@@ -79,14 +78,10 @@ VALUES (%(tenant_id)s, %(pipeline_id)s, %(document_id)s, %(batch_id)s, %(status)
         CASE WHEN %(status)s::embedmill.job_status = 'failed' THEN now() END)
 RETURNING id;
 
--- name: adopt_job
--- A job that did not end well is taken up again by this run.
-UPDATE embedmill.ingestion_jobs SET batch_id = %(batch_id)s, updated_at = now() WHERE id = %(job_id)s;
-
 -- name: launch_document
--- Enqueues what lacks a vector; a job that lacks none is completed.
+-- Enqueues what lacks a vector, for this run; a job that lacks none is completed.
 SELECT items, chunks, tokens
-  FROM embedmill.launch_document(%(document_id)s, %(job_id)s, %(priority)s, %(usage_type)s);
+  FROM embedmill.launch_document(%(document_id)s, %(job_id)s, %(batch_id)s, %(priority)s, %(usage_type)s);
 
 -- name: lock_document
 -- Whoever changes a document's chunks or items holds its row.

@@ -69,7 +69,6 @@ class Storing:
             document_id, version = await self._save_document(connection, content, document, len(chunks))
             if version > 1:
                 await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
-            await self._replace_chunks(connection, document_id, document, chunks, is_new=version == 1)
             await connection.execute(
                 _SQL["save_text"],
                 {
@@ -78,6 +77,7 @@ class Storing:
                     "text": document.text,
                 },
             )
+            await self._replace_chunks(connection, document_id, document, chunks, is_new=version == 1)
             job_id = await self._create_job(connection, document_id, chunks)
             return await self._launch(connection, document_id, job_id, len(chunks))
 
@@ -99,7 +99,6 @@ class Storing:
         """Go on with a document whose job did not end well: only what lacks a vector is enqueued."""
         async with self._database.transaction() as connection:
             await connection.execute(_SQL["lock_document"], {"document_id": document_id})
-            await connection.execute(_SQL["adopt_job"], {"job_id": job_id, "batch_id": self._batch_id})
             return await self._launch(connection, document_id, job_id, 0)
 
     async def delete(self, document_id: int) -> None:
@@ -241,6 +240,7 @@ class Storing:
             {
                 "document_id": document_id,
                 "job_id": job_id,
+                "batch_id": self._batch_id,
                 "priority": self._priority,
                 "usage_type": self._usage_type,
             },

@@ -6,20 +6,19 @@ from __future__ import annotations
 import posixpath
 import zipfile
 from collections.abc import Iterator
-from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from embedmill.adapters.parsers.containers import opened_archive, require_harmless_archive
 from embedmill.adapters.parsers.decoding import decode_html
 from embedmill.adapters.parsers.markdown import first_heading
 from embedmill.adapters.parsers.office import OfficeParser
+from embedmill.adapters.parsers.parts import resolved, xml_part
 from embedmill.adapters.parsers.text import TextBuilder, document
 from embedmill.core.documents import ParsedDocument
 from embedmill.errors import DocumentError
 
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _PAGE_TYPES = ("application/xhtml+xml", "text/html", "application/xml")
-_MAX_PACKAGE_BYTES = 16 * 1024 * 1024
 
 
 class EpubParser:
@@ -36,7 +35,7 @@ class EpubParser:
         builder = TextBuilder(self._max_text_chars)
         with opened_archive(path) as archive:
             package_path = _package_path(archive)
-            package = _xml(archive, package_path)
+            package = xml_part(archive, package_path)
             missing = []
             for page in _spine(package, posixpath.dirname(package_path)):
                 if page not in archive.NameToInfo:
@@ -63,7 +62,7 @@ class EpubParser:
 
 def _package_path(archive: zipfile.ZipFile) -> str:
     if "META-INF/container.xml" in archive.NameToInfo:
-        for element in _xml(archive, "META-INF/container.xml").iter():
+        for element in xml_part(archive, "META-INF/container.xml").iter():
             path = element.get("full-path")
             if path:
                 return path
@@ -85,18 +84,9 @@ def _spine(package: ElementTree.Element, folder: str) -> Iterator[str]:
         href = pages.get(element.get("idref")) if element.tag.endswith("}itemref") else None
         if href and href not in seen:
             seen.add(href)
-            yield posixpath.normpath(posixpath.join(folder, unquote(href.partition("#")[0])))
+            yield resolved(folder, href)
 
 
 def _property(package: ElementTree.Element, name: str) -> str | None:
     return next((element.text for element in package.iter(_DC + name) if element.text), None)
 
-
-def _xml(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
-    if archive.getinfo(name).file_size > _MAX_PACKAGE_BYTES:
-        raise DocumentError("too_large", "The table of contents of this EPUB is too large to be real.")
-    try:
-        # Entities were refused before; expat builds no tree of references and fetches nothing.
-        return ElementTree.fromstring(archive.read(name))  # noqa: S314
-    except ElementTree.ParseError as error:
-        raise DocumentError("corrupt", "The EPUB's own description is damaged; save it again.") from error

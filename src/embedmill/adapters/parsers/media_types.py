@@ -29,7 +29,7 @@ JSONL = "application/x-ndjson"
 ARCHIVED = frozenset({EPUB, DOCX, PPTX, XLSX, ODT, ODP, ODS})
 """Kinds that are a zip archive inside."""
 
-OFFICE = frozenset({HTML, EML, RTF, DOCX, PPTX, XLSX, ODT, ODP, ODS, DOC, PPT, XLS, MSG, IPYNB})
+OFFICE = frozenset({HTML, RTF, DOCX, PPTX, XLSX, ODT, ODP, ODS, DOC, PPT, XLS, MSG, IPYNB})
 """Kinds that the office parser reads."""
 
 BINARY_BY_ENDING = {

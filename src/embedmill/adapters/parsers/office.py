@@ -1,4 +1,4 @@
-"""Reads Office files, OpenDocument, HTML, RTF, e-mail and notebooks with xberg, as Markdown. Owns how xberg
+"""Reads Office files, OpenDocument, HTML, RTF, Outlook messages and notebooks with xberg, as Markdown. Owns how xberg
 is called and what its failures mean; xberg is young, so nothing of it may show outside this file."""
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from embedmill.adapters.parsers.containers import refuse_entities, require_harml
 from embedmill.adapters.parsers.decoding import decode_html
 from embedmill.adapters.parsers.deep_html import CONVERTER_DEPTH, is_deep, words_of_html
 from embedmill.adapters.parsers.files import read_bytes
+from embedmill.adapters.parsers.mail_headers import without_technical_headers
 from embedmill.adapters.parsers.markdown import unescaped
 from embedmill.adapters.parsers.records import header, render, table_records
+from embedmill.adapters.parsers.slides import Slide, by_number, slides_in_order
 from embedmill.adapters.parsers.text import TextBuilder, document
 from embedmill.core.documents import ParsedDocument, Place
 from embedmill.errors import ConfigurationError, DocumentError
@@ -53,7 +55,8 @@ class OfficeParser:
         if media_type == types.HTML:
             return self._parse_html(data)
         extracted = self._extract(data, media_type)
-        text, places = self._assemble(extracted, media_type)
+        shown = slides_in_order(path) if media_type == types.PPTX else []
+        text, places = self._assemble(extracted, media_type, shown)
         return document(
             text,
             media_type,
@@ -83,20 +86,24 @@ class OfficeParser:
         title = html.unescape(match.group(1)) if match else None
         return document(builder.text(), types.HTML, title=title, is_markdown=True)
 
-    def _assemble(self, extracted: ExtractedDocument, media_type: str) -> tuple[str, list[Place]]:
+    def _assemble(
+        self, extracted: ExtractedDocument, media_type: str, shown: list[Slide]
+    ) -> tuple[str, list[Place]]:
         """The text and its places. xberg's page boundaries do not index its content: the pages are joined
         here, so that the offsets are ours."""
         builder = TextBuilder(self._max_text_chars)
         kind = _PLACE_KINDS.get(media_type)
         if kind is None or not extracted.pages:
-            builder.add(unescaped(extracted.content))
+            text = unescaped(extracted.content)
+            builder.add(without_technical_headers(text) if media_type == types.MSG else text)
         elif kind == "sheet":
             for page in extracted.pages:
                 label = page.sheet_name or str(page.page_number)
                 builder.add_place(kind, label, self._sheet(label, page))
         else:
-            for page in extracted.pages:
-                builder.add_place(kind, str(page.page_number), _slide(page))
+            for number, (page, notes) in enumerate(_with_notes(extracted.pages, shown), start=1):
+                text = unescaped(page.content).rstrip()
+                builder.add_place(kind, str(number), f"{text}\n\nNotes: {notes}" if notes else text)
         return builder.text(), builder.places
 
     def _sheet(self, label: str, page: PageContent) -> str:
@@ -172,10 +179,13 @@ def _refusal(message: str) -> DocumentError:
     return DocumentError("corrupt", "The file is damaged or cut off; save or copy it again.")
 
 
-def _slide(page: PageContent) -> str:
-    text = unescaped(page.content)
-    notes = (page.speaker_notes or "").strip()
-    return f"{text}\n\nNotes: {notes}" if notes and notes not in text else text
+def _with_notes(pages: list[PageContent], shown: list[Slide]) -> list[tuple[PageContent, str]]:
+    """The slides as they are shown, each with its own notes. xberg goes by the numbers in the names of parts,
+    so that a slide that was moved stands in the wrong place and notes stand by the wrong slide."""
+    if len(shown) != len(pages):
+        return [(page, (page.speaker_notes or "").strip()) for page in pages]
+    place = dict(zip(by_number(shown), pages, strict=True))
+    return [(place[at], slide.notes) for at, slide in enumerate(shown)]
 
 
 def _properties(extracted: ExtractedDocument) -> dict[str, str | None]:
@@ -195,7 +205,7 @@ def _properties(extracted: ExtractedDocument) -> dict[str, str | None]:
 
 def _title(extracted: ExtractedDocument, media_type: str) -> str | None:
     """None lets the first heading be the title, '' says that there is none."""
-    if media_type in (types.EML, types.MSG):
+    if media_type == types.MSG:
         return extracted.metadata.subject or ""
     # The first heading of a workbook is the name of its first sheet.
     return extracted.metadata.title or ("" if _PLACE_KINDS.get(media_type) == "sheet" else None)

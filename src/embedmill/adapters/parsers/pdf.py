@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from embedmill.adapters.parsers.files import read_bytes
-from embedmill.adapters.parsers.markdown import unescaped
-from embedmill.adapters.parsers.text import TextBuilder, document
+from embedmill.adapters.parsers.pdf_headings import Item, body_size, headings_on, levelled, with_headings
+from embedmill.adapters.parsers.pdf_pieces import running_lines, without_leaders
+from embedmill.adapters.parsers.pdf_reconciliation import paragraph, reconciled
+from embedmill.adapters.parsers.text import TextBuilder, document, require_length
 from embedmill.core.documents import ParsedDocument
 from embedmill.errors import ConfigurationError, DocumentError
 
@@ -29,6 +31,7 @@ class _Page(Protocol):
     page_num: int
     text: str
     markdown: str
+    text_items: Sequence[Item]
 
 
 class PdfParser:
@@ -43,8 +46,15 @@ class PdfParser:
             raise DocumentError("corrupt", "The file is not a PDF: it does not begin as one.")
         builder = TextBuilder(self._max_text_chars)
         read = _Read(self._opened(), data)
-        for page in read.pages():
-            builder.add_place("page", str(page.page_num), _page_text(page))
+        labels, texts = [], []
+        length = 0
+        for number, page in read.pages():
+            length += len(page)
+            require_length(length, self._max_text_chars)
+            labels.append(number)
+            texts.append(page)
+        for label, page in zip(labels, levelled(texts), strict=True):
+            builder.add_place("page", label, page)
         text = builder.text()
         if not text:
             raise _nothing_read(read)
@@ -103,7 +113,8 @@ class _Read:
         self.title: str | None = None
         self.creator: str | None = None
 
-    def pages(self) -> Iterator[_Page]:
+    def pages(self) -> Iterator[tuple[str, str]]:
+        """The number and the text of each page."""
         from liteparse import ParseError  # noqa: PLC0415
 
         try:
@@ -113,7 +124,7 @@ class _Read:
                     self.total_pages = batch.total_pages
                     self._note_properties(result)
                 self.unreadable += [str(error.page_num) for error in result.page_errors]
-                yield from result.pages
+                yield from _page_texts(result.pages)
         except ParseError as error:
             raise _refusal(str(error)) from error
 
@@ -125,14 +136,21 @@ class _Read:
         self.title = match.group(1) if match else None
 
 
-def _page_text(page: _Page) -> str:
+def _page_texts(pages: Sequence[_Page]) -> Iterator[tuple[str, str]]:
+    running = running_lines([page.text for page in pages])
+    body = body_size(page.text_items for page in pages)
+    for page in pages:
+        yield str(page.page_num), _page_text(page, running, headings_on(page.text_items, body))
+
+
+def _page_text(page: _Page, running: frozenset[str], headings: Sequence[str]) -> str:
     if not page.text.strip():
         return ""  # its Markdown is an empty fence
     markdown = _PICTURE.sub("", page.markdown or "")
     if not markdown.strip():
         # What repeats on each page is left out of the Markdown as a header, even where it is all there is.
-        return page.text
-    return unescaped(markdown)
+        return paragraph(without_leaders(page.text).split("\n"))
+    return with_headings(reconciled(markdown, page.text, running), headings)
 
 
 def _nothing_read(read: _Read) -> DocumentError:

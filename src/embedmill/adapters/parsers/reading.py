@@ -14,6 +14,7 @@ from embedmill.adapters.parsers.detection import HEAD_BYTES, detect
 from embedmill.adapters.parsers.epub import EpubParser
 from embedmill.adapters.parsers.files import read_bytes, require_regular_file
 from embedmill.adapters.parsers.json_documents import JsonParser
+from embedmill.adapters.parsers.mail import MailParser
 from embedmill.adapters.parsers.office import OfficeParser
 from embedmill.adapters.parsers.pdf import PdfParser
 from embedmill.adapters.parsers.plain import PlainTextParser
@@ -48,6 +49,7 @@ class Reader:
             **dict.fromkeys(types.OFFICE, office),
             types.PDF: PdfParser(max_text_chars),
             types.EPUB: EpubParser(max_text_chars, office),
+            types.EML: MailParser(max_text_chars, office),
             types.CSV: DelimitedParser(max_text_chars),
             types.TSV: DelimitedParser(max_text_chars),
             types.JSON: JsonParser(max_text_chars),

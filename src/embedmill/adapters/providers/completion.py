@@ -16,6 +16,9 @@ from embedmill.ports import ProviderSpec
 def complete_spec(spec: ProviderSpec, explicit: Collection[str], *, models_dir: Path | None) -> ProviderSpec:
     """The spec with its dimensions (0 stands for the model's own), parameters and prefixes. Raises
     ConfigurationError where the dimensions of a model are not known and not given."""
+    spec = msgspec.structs.replace(
+        spec, model=_absolute(spec.model) or spec.model, tokenizer=_absolute(spec.tokenizer)
+    )
     if spec.provider == "local":
         native = _local_dimensions(spec.model, models_dir) if spec.dimensions == 0 else spec.dimensions
         return msgspec.structs.replace(spec, dimensions=native)
@@ -27,6 +30,11 @@ def complete_spec(spec: ProviderSpec, explicit: Collection[str], *, models_dir: 
             )
         spec = msgspec.structs.replace(spec, dimensions=facts.dimensions)
     return with_model_defaults(spec, explicit)
+
+
+def _absolute(name: str | None) -> str | None:
+    """A folder or file as it is found from anywhere; a name stays as it is."""
+    return str(Path(name).absolute()) if name and Path(name).exists() else name
 
 
 def _local_dimensions(model: str, models_dir: Path | None) -> int:

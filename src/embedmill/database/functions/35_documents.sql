@@ -20,7 +20,7 @@ $$;
 -- once where nothing is lacking). Enqueueing again what waits already merges: promoted, never demoted.
 -- Resume and retry are the same call: chunks that have their vector are not enqueued.
 CREATE OR REPLACE FUNCTION embedmill.launch_document(
-    p_document_id bigint, p_job_id uuid, p_priority embedmill.queue_priority, p_usage_type text)
+    p_document_id bigint, p_job_id uuid, p_batch_id uuid, p_priority embedmill.queue_priority, p_usage_type text)
 RETURNS TABLE (items integer, chunks bigint, tokens bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -47,7 +47,7 @@ BEGIN
         '       operation, estimated_tokens, job_id, batch_id, source_type, source_id, usage_type)'
         '  SELECT $2, $3, $1, l.part, l.first_ordinal, l.last_ordinal, $4, $5,'
         '         CASE WHEN $4 = 1 THEN ''INSERT'' ELSE ''UPDATE'' END::embedmill.queue_operation, l.tokens, $6,'
-        '         (SELECT batch_id FROM embedmill.ingestion_jobs WHERE id = $6), ''document'', $1::text, $7'
+        '         $8, ''document'', $1::text, $7'
         '    FROM lacking l ORDER BY l.part'
         '  ON CONFLICT (generation_id, source_type, source_id, part) DO UPDATE'
         '     SET priority = least(q.priority, excluded.priority), job_id = excluded.job_id,'
@@ -60,7 +60,7 @@ BEGIN
         '         coalesce(sum(l.tokens), 0)::bigint FROM lacking l',
         'vectors_' || v_generation_id)
     USING p_document_id, v_document.tenant_id, v_generation_id, v_document.version, p_priority, p_job_id,
-          p_usage_type;
+          p_usage_type, p_batch_id;
     EXECUTE format(
         'SELECT count(*), count(v.chunk_id), count(*) FILTER (WHERE c.error_reason IS NOT NULL)'
         '  FROM embedmill.knowledge_chunks c LEFT JOIN embedmill.%I v ON v.chunk_id = c.id'
@@ -71,7 +71,7 @@ BEGIN
        SET status = CASE WHEN v_standing + v_refused >= v_total THEN 'completed' ELSE 'embedding_in_progress'
                     END::embedmill.job_status,
            completed_at = CASE WHEN v_standing + v_refused >= v_total THEN now() END,
-           total_chunks = v_total, embedded_chunks = v_standing, failed_chunks = v_refused,
+           batch_id = p_batch_id, total_chunks = v_total, embedded_chunks = v_standing, failed_chunks = v_refused,
            error_stage = NULL, error_message = NULL, updated_at = now()
      WHERE id = p_job_id;
 END

@@ -1,0 +1,127 @@
+"""Takes the two readings of a PDF page apart: Markdown into units that are kept or given up as a whole, plain
+text into lines, of which some only run along with the pages. Must not compare the two."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+
+WORD = re.compile(r"\w+")
+
+_LEADERS = re.compile(r"[ \t]*\*?(?:\.[ \t\u00a0]?){5,}\*?[ \t]*|[ \t]*\*?…{3,}\*?[ \t]*")
+_RULE = re.compile(r" {0,3}(?:-{3,}|\*{3,}|_{3,})[ \t]*")
+_PIECE = re.compile(r"\S+(?: {1,2}\S+)*")
+_NUMBERS = re.compile(r"\d+")
+_ROMAN = re.compile(r"[ivxlc]+")
+_EDGE_LINES = 2
+_MIN_REPEATS = 3
+# Columns of running text are filled from edge to edge, the cells of a table are short or ragged.
+_MIN_COLUMN_CHARS = 18
+_MIN_COLUMN_ROWS = 8
+_MIN_FILLED = 0.75
+
+
+class Unit(msgspec.Struct):
+    """A paragraph, a list item, a table, a block of code; or a blank line, without words."""
+
+    text: str
+    words: list[str]
+
+
+class Line(msgspec.Struct):
+    """A line of the plain text, with the number of words before it on the page. `runs_along`: it is a page
+    number or repeats at the edge of many pages, and need not stand in the text."""
+
+    text: str
+    words: list[str]
+    start: int
+    runs_along: bool
+
+
+def running_lines(pages: Sequence[str]) -> frozenset[str]:
+    """The keys of the lines that stand first or last on many of the plain pages, whatever their numbers."""
+    seen: Counter[str] = Counter()
+    for page in pages:
+        lines = [line for line in page.split("\n") if line.strip()]
+        seen.update({_line_key(line) for line in [*lines[:_EDGE_LINES], *lines[-_EDGE_LINES:]]})
+    return frozenset(key for key, count in seen.items() if count >= _MIN_REPEATS)
+
+
+def without_leaders(text: str) -> str:
+    """Rows of dots, which lead the eye to a page number, cost a hundred tokens and say nothing."""
+    return _LEADERS.sub(" … ", text)
+
+
+def units_of(markdown: str, running: frozenset[str]) -> list[Unit]:
+    """The units in order, without rules and without the running lines that liteparse left at the edges."""
+    texts: list[str] = []
+    fenced = False
+    for line in markdown.split("\n"):
+        is_row = line.startswith("|") and bool(texts) and texts[-1].startswith("|")
+        together = bool(texts) and (fenced or is_row)
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        if together:
+            texts[-1] += f"\n{line}"
+        elif line.strip() and not _RULE.fullmatch(line):
+            texts.append(line)
+        elif texts and texts[-1]:
+            texts.append("")
+    units = [Unit(part, WORD.findall(part)) for text in texts for part in _rows(text)]
+    edges = _edges([at for at, unit in enumerate(units) if unit.words])
+    kept = [unit for at, unit in enumerate(units) if at not in edges or _line_key(unit.text) not in running]
+    return kept if any(unit.words for unit in kept) else units
+
+
+def lines_of(plain: str, running: frozenset[str]) -> list[Line]:
+    texts = plain.split("\n")
+    edges = _edges([at for at, text in enumerate(texts) if text.strip()])
+    lines: list[Line] = []
+    start = 0
+    for at, text in enumerate(texts):
+        words = WORD.findall(text)
+        runs_along = at in edges and (_line_key(text) in running or _is_page_number(text))
+        lines.append(Line(text, words, start, runs_along))
+        start += len(words)
+    return lines
+
+
+def stand_in_columns(lines: Sequence[Line]) -> bool:
+    """Whether most of the page is running text side by side, which plain lines run across."""
+    rows = [_PIECE.findall(line.text) for line in lines if line.words]
+    beside = [row for row in rows if len(row) > 1]
+    if len(beside) < _MIN_COLUMN_ROWS or len(beside) * 2 < len(rows):
+        return False
+    columns = Counter(len(row) for row in beside).most_common(1)[0][0]
+    usual_rows = [row for row in beside if len(row) == columns]
+    return all(_is_filled([len(row[at]) for row in usual_rows]) for at in range(columns))
+
+
+def _is_filled(lengths: list[int]) -> bool:
+    widest = sorted(lengths)[-1 - len(lengths) // 20]  # but for a few that reach into the gap
+    return widest >= _MIN_COLUMN_CHARS and median(lengths) >= _MIN_FILLED * widest
+
+
+def _rows(unit: str) -> list[str]:
+    """A table of one column is none: its rows are paragraphs."""
+    rows = unit.split("\n")
+    if not unit.startswith("|") or any(row.strip().strip("|").count("|") for row in rows):
+        return [unit]
+    return [part for row in rows if not set(row) <= set("|- :") for part in (row.strip(" |"), "")]
+
+
+def _edges(spoken: Sequence[int]) -> set[int]:
+    return {*spoken[:_EDGE_LINES], *spoken[-_EDGE_LINES:]}
+
+
+def _line_key(line: str) -> str:
+    return _NUMBERS.sub("#", " ".join(WORD.findall(line)).casefold())
+
+
+def _is_page_number(line: str) -> bool:
+    bare = line.strip(" -–—.|")
+    return len(bare) <= 6 and (bare.isdigit() or bool(_ROMAN.fullmatch(bare)))

@@ -1,0 +1,177 @@
+"""Holds liteparse's Markdown of a page against its plain text, and puts the plain lines in wherever the
+Markdown lost words or scrambled their order, as it does with tables without rules. Must not know of PDF."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from itertools import accumulate
+
+from embedmill.adapters.parsers.markdown import unescaped
+from embedmill.adapters.parsers.pdf_pieces import (
+    WORD,
+    Line,
+    Unit,
+    lines_of,
+    stand_in_columns,
+    units_of,
+    without_leaders,
+)
+
+# Comparing takes as many steps as there are pairs of equal words: a page of one word repeated is not worth it.
+_MAX_PAIRS = 3_000_000
+_HEADING_MARK = re.compile(r"^(#{1,6} )", re.MULTILINE)
+_STRUCTURED = ("#", "|", "```")
+_ENDS = (".", ":", "!", "?", ")", '"', "”", "…")
+
+
+def reconciled(markdown: str, plain: str, running: frozenset[str]) -> str:
+    """The Markdown with all words of the plain text, in its order; lines that run along are left out.
+
+    Of text in columns the Markdown's order is taken, and words that it lost come at the end of the page.
+    """
+    units = units_of(unescaped(without_leaders(markdown)), running)
+    lines = lines_of(without_leaders(plain), running)
+    page = _Page(units, lines)
+    if not page.is_settled and (page.pairs() > _MAX_PAIRS or stand_in_columns(lines)):
+        return "\n".join([_text(unit.text for unit in units), "", *page.lost()]).strip("\n")
+    return page.merged()
+
+
+class _Page:
+    """The two readings of one page. Words are compared by their letters, one after the other, so that one
+    that was cut at the end of a line is the same as the whole."""
+
+    def __init__(self, units: Sequence[Unit], lines: Sequence[Line]) -> None:
+        self._units = units
+        self._lines = lines
+        self._theirs = [word for line in lines for word in line.words]
+        self._ours = [word for unit in units for word in unit.words]
+        self._wanted = [not line.runs_along for line in lines for _ in line.words]
+        lengths = [sum(map(len, unit.words)) for unit in units]
+        self._unit_starts = [0, *accumulate(lengths)][:-1]
+        self._word_starts = [0, *accumulate(map(len, self._ours))]
+        self.is_settled = "".join(self._ours) == "".join(
+            word for word, wanted in zip(self._theirs, self._wanted, strict=True) if wanted
+        )
+
+    def pairs(self) -> int:
+        mine = Counter(self._ours)
+        return sum(count * mine[word] for word, count in Counter(self._theirs).items())
+
+    def merged(self) -> str:
+        """The units whose words all stand where they should, and between them the lines that the others made
+        up."""
+        found = self._found()
+        out: list[str] = []
+        run: list[str] = []
+        emitted = -1
+        blank = False
+        breaks: dict[int, list[int]] = {}
+        for line in self._lines:
+            offsets = [at for at in found[line.start : line.start + len(line.words)] if at is not None]
+            if not offsets:
+                if not line.runs_along and (line.words or run):
+                    run.append(line.text)
+                blank = blank or not line.words
+                continue
+            unit = self._unit_at(offsets[0])
+            if blank and unit == emitted:
+                breaks.setdefault(unit, []).append(offsets[0] - self._unit_starts[unit])
+            out += ["", paragraph(run), ""] if run else []
+            run, blank = [], False
+            for each in dict.fromkeys(self._unit_at(at) for at in offsets):
+                if each > emitted:
+                    out += [""] if "" in (unit.text for unit in self._units[emitted + 1 : each]) else []
+                    out.append(f"\0{each}")
+                    emitted = each
+        out += ["", paragraph(run)]
+        return _text(self._restored(part, breaks) for part in out)
+
+    def _restored(self, part: str, breaks: dict[int, list[int]]) -> str:
+        if not part.startswith("\0"):
+            return part
+        at = int(part[1:])
+        return _broken(self._units[at], breaks.get(at, []))
+
+    def _found(self) -> list[int | None]:
+        """For each word of the plain text its offset in our letters; None for one that is nowhere, or in a
+        unit that is given up."""
+        if self.is_settled:
+            lengths = [
+                len(word) if wanted else 0 for word, wanted in zip(self._theirs, self._wanted, strict=True)
+            ]
+            offsets = [0, *accumulate(lengths)]
+            return [at if wanted else None for at, wanted in zip(offsets, self._wanted, strict=False)]
+        found: list[int | None] = [None] * len(self._theirs)
+        spoilt: set[int] = set()
+        matcher = SequenceMatcher(None, self._theirs, self._ours, autojunk=False)
+        for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+            same = tag == "equal" or "".join(self._theirs[i1:i2]) == "".join(self._ours[j1:j2])
+            if same:
+                lengths = [len(word) for word in self._theirs[i1:i2]]
+                found[i1:i2] = [self._word_starts[j1] + at for at in [0, *accumulate(lengths)][:-1]]
+            else:
+                spoilt |= {self._unit_at(at) for at in self._word_starts[j1:j2]}
+                if 0 < j1 < len(self._ours) and any(self._wanted[i1:i2]):
+                    before = self._unit_at(self._word_starts[j1 - 1])
+                    spoilt |= {before} & {self._unit_at(self._word_starts[j1])}
+        return self._without_halves(found, spoilt)
+
+    def _without_halves(self, found: list[int | None], spoilt: set[int]) -> list[int | None]:
+        """A unit is given up, too, with a line that it shares with lost words, so that the rows of a table stay
+        whole."""
+        before = -1
+        while before < len(spoilt):
+            before = len(spoilt)
+            found = [None if at is None or self._unit_at(at) in spoilt else at for at in found]
+            for line in self._lines:
+                span = found[line.start : line.start + len(line.words)]
+                if not line.runs_along and None in span:
+                    spoilt |= {self._unit_at(at) for at in span if at is not None}
+        return found
+
+    def lost(self) -> Iterator[str]:
+        """The lines with words that the Markdown has nowhere."""
+        lost = Counter(self._theirs) - Counter(self._ours)
+        letters = "".join(self._ours)
+        for line in self._lines:
+            if not line.runs_along and any(lost[word] and word not in letters for word in line.words):
+                yield paragraph([line.text])
+
+    def _unit_at(self, offset: int) -> int:
+        return bisect_right(self._unit_starts, offset) - 1
+
+
+def paragraph(run: Sequence[str]) -> str:
+    """Plain lines as they stand, moved to the left edge together; none of them becomes a heading."""
+    indent = min((len(line) - len(line.lstrip()) for line in run if line.strip()), default=0)
+    return _HEADING_MARK.sub(r"\\\1", "\n".join(line[indent:].rstrip() for line in run)).strip("\n")
+
+
+def _broken(unit: Unit, breaks: Sequence[int]) -> str:
+    """The unit with paragraphs where the plain text has blank lines; the Markdown often runs them together."""
+    if not breaks or unit.text.startswith(_STRUCTURED):
+        return unit.text
+    wanted = set(breaks)
+    parts: list[str] = []
+    start = letters = 0
+    for word in WORD.finditer(unit.text):
+        before = unit.text[start : word.start()].rstrip(" *_([\"“'`<-•")
+        if letters in wanted and before and (before.endswith(_ENDS) or word.group()[0].isupper()):
+            parts.append(before)
+            start += len(before)
+        letters += len(word.group())
+    return "\n\n".join([*parts, unit.text[start:]]).replace("\n\n ", "\n\n")
+
+
+def _text(parts: Iterator[str] | Sequence[str]) -> str:
+    """The parts a line each, one blank line at most between them."""
+    kept: list[str] = []
+    for part in parts:
+        if part or (kept and kept[-1]):
+            kept.append(part)
+    return "\n".join(kept).strip("\n")

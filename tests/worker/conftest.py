@@ -1,0 +1,43 @@
+"""The app on a fresh database, and a stand-in provider that is shared by the folder's tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from embedmill.app import App
+from embedmill.database.pipelines import Pipeline
+from tests.support.provider import RunningProvider, start_provider
+from tests.support.work import app_on, stand_in_pipeline
+
+DIMENSIONS = 16
+
+
+@pytest.fixture(scope="session")
+def provider_process() -> Iterator[RunningProvider]:
+    with start_provider(dimensions=DIMENSIONS) as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(provider_process: RunningProvider) -> RunningProvider:
+    """With its default options and counts of nothing."""
+    provider_process.reset(dimensions=DIMENSIONS)
+    return provider_process
+
+
+@pytest_asyncio.fixture
+async def app(database: str, tmp_path: Path) -> AsyncIterator[App]:
+    async with app_on(database, tmp_path) as app:
+        yield app
+
+
+@pytest_asyncio.fixture
+async def pipeline(app: App, provider: RunningProvider) -> Pipeline:
+    """On the stand-in; ten inputs a call."""
+    return await stand_in_pipeline(
+        app, provider.base_url, dimensions=DIMENSIONS, max_inputs_per_call=10, timeout_seconds=2.0
+    )
