@@ -1,6 +1,6 @@
 """How much of the bare engine's speed the local provider keeps, and how long the first query takes to come.
 
-    python benchmarks/local_engine.py [--chunks 128] [--rounds 6] [--threads N] [--json]
+    python -m benchmarks.local_engine [--chunks 128] [--rounds 6] [--threads N]
 
 Bare: the same engine and threads, all chunks tokenised and sorted at once, a queue, no event loop. Provider:
 calls of the size it asks for, two in flight, as a worker makes them. The two take turns, and the ratio is of
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import pydoc_data.topics
 import queue
 import random
@@ -23,10 +22,12 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import psutil
 
+from benchmarks.results import save_result, show_table
 from embedmill.adapters.providers.local import LocalProvider, available_cpus, plan_batches
 from embedmill.adapters.providers.models import find_model
 from embedmill.adapters.providers.onnx_engine import OnnxEngine
@@ -169,7 +170,7 @@ async def compare(chunks: list[str], rounds: int, threads: int) -> dict[str, obj
     }
 
 
-def measure_start(repeats: int = 5) -> dict[str, object]:
+def measure_start(repeats: int = 5) -> dict[str, Any]:
     """Milliseconds of each step to a first vector, each in a new process; the best of the repeats."""
     import tempfile
 
@@ -195,26 +196,12 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=available_cpus())
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     result = asyncio.run(compare(prose_chunks(options.chunks), options.rounds, options.threads))
-    result |= measure_start()
-    result["machine"] = {
-        "cpus": available_cpus(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-    }
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(f"{'':30}{'chunks/s':>10}")
-    print(f"{'bare engine':30}{result['bare_chunks_per_second']:>10}")
-    print(f"{'LocalProvider.embed':30}{result['provider_chunks_per_second']:>10}")
-    print(f"{'ratio (0.90 wanted)':30}{result['ratio']:>10}")
-    print(f"{'ratio by CPU time':30}{result['cpu_ratio']:>10}\n")
-    for name, milliseconds in result["steps_ms"].items():
-        print(f"{name:30}{milliseconds:>10} ms")
-    print(json.dumps(result))
+    show_table("The local provider against the bare engine (at least 0.9)", [result])
+    start = measure_start()
+    show_table("From nothing to a first vector, milliseconds", [start["steps_ms"]])
+    save_result("local_engine", [result, start], vars(options))
 
 
 if __name__ == "__main__":

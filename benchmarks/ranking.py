@@ -1,7 +1,7 @@
 """Does the local engine rank as sentence-transformers does? nDCG@10 of both on a query set of our own.
 
-    python benchmarks/ranking.py [--json]
-    python benchmarks/ranking.py --write-reference FOLDER_OF_ALL_MINILM_L6_V2   (where sentence-transformers is)
+    python -m benchmarks.ranking
+    python -m benchmarks.ranking --write-reference FOLDER_OF_ALL_MINILM_L6_V2   (where sentence-transformers is)
 
 data/ranking.jsonl: 59 queries over 295 short passages, written for this project. Each query has passages
 that answer it (3), help (2) or touch it (1), and others that share its words and mean something else.
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.results import save_result, show_table
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = DATA / "ranking_reference.npz"
@@ -107,20 +109,14 @@ def write_reference(folder: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="nDCG@10 of the local engine beside sentence-transformers'.")
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--write-reference", metavar="FOLDER")
     options = parser.parse_args()
     if options.write_reference:
         write_reference(options.write_reference)
         return 0
     result = compare()
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print(f"{result['queries']} queries, {result['passages']} passages, {MODEL}")
-        print(f"nDCG@10 embedmill local        {result['ours_ndcg_at_10']:.4f}")
-        print(f"nDCG@10 sentence-transformers  {result['sentence_transformers_ndcg_at_10']:.4f}")
-        print(f"difference                     {result['difference']:+.4f}  (within {TOLERANCE} wanted)")
+    show_table(f"Ranking: nDCG@10 of {MODEL}, ours and sentence-transformers' (within {TOLERANCE})", [result])
+    save_result("ranking", [result], {})
     return 0 if abs(float(result["difference"])) <= TOLERANCE else 1
 
 

@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 import psycopg
 from psycopg import sql
+from tests.support.provider import start_provider
+from tests.support.work import add_document, app_on, run_worker_until_settled, stand_in_pipeline
 
 from benchmarks.results import save_result, show_table
 from benchmarks.servers import benchmark_database
@@ -27,8 +29,6 @@ from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
 from embedmill.ingest.storing import Storing
 from embedmill.worker.loop import WorkerOptions
-from tests.support.provider import start_provider
-from tests.support.work import add_document, app_on, run_worker_until_settled, stand_in_pipeline
 
 DIMENSIONS = 1536
 INPUTS_PER_CALL = 1000

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from embedmill.errors import ConfigurationError, DatabaseUnreachableError
@@ -14,6 +14,8 @@ from embedmill.settings import Settings, read_secret
 
 if TYPE_CHECKING:
     from decimal import Decimal
+
+    import psycopg
 
     from embedmill.core.documents import ChunkPlan
     from embedmill.database.migrator import MigrationReport
@@ -164,19 +166,16 @@ def prepare_database(settings: Settings) -> str:
     """The URL of a database whose schema is current. A database without one gets it; an older one is brought up
     to date only where it is embedmill's own: one's own is migrated by `embedmill db migrate`, on purpose."""
     from embedmill.database.migrator import assert_current, migrate, schema_version
-    from embedmill.database.pool import connect
-    from embedmill.database.server import check_server
     from embedmill.errors import SchemaVersionError
 
-    url = find_database(settings)
-    with connect(url) as connection:
+    url, connection = _connect(settings)
+    with connection:
         try:
             assert_current(connection)
         except SchemaVersionError:
             is_fresh = schema_version(connection) is None
             if not is_fresh and settings.database_url is not None:
                 raise
-            check_server(connection)
             migrate(connection)
     return url
 
@@ -184,28 +183,34 @@ def prepare_database(settings: Settings) -> str:
 def migrate_database(settings: Settings) -> MigrationReport:
     """Bring the schema up to date; see `embedmill db migrate`."""
     from embedmill.database.migrator import migrate
-    from embedmill.database.pool import connect
-    from embedmill.database.server import check_server
 
-    with connect(find_database(settings)) as connection:
-        check_server(connection)
+    _, connection = _connect(settings)
+    with connection:
         return migrate(connection)
 
 
 def find_database(settings: Settings) -> str:
-    """The URL of the database that answers: one's own, or the embedded one, started where it is not up."""
-    if settings.database_url is not None:
-        return settings.database_url
-    from embedmill.database.embedded import ensure_running
+    """The URL of the database that embedmill uses; it answers when this returns."""
+    url, connection = _connect(settings)
+    connection.close()
+    return url
+
+
+def _connect(settings: Settings) -> tuple[str, psycopg.Connection[Any]]:
+    """One's own database, or the embedded one, started where it is not up."""
     from embedmill.database.pool import connect
+
+    if settings.database_url is not None:
+        return settings.database_url, connect(settings.database_url)
+    from embedmill.database.embedded import ensure_running
 
     url = ensure_running(settings.data_dir)
     try:
-        connect(url).close()
+        return url, connect(url)
     except DatabaseUnreachableError:
         # The file that says it runs was left behind by a kill: look properly.
         url = ensure_running(settings.data_dir, connection_failed=True)
-    return url
+        return url, connect(url)
 
 
 def stop_database(settings: Settings) -> bool:

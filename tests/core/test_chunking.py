@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedmill.core.chunking import place_of
+from embedmill.core.chunking_scale import remembering_words
 from embedmill.core.documents import ChunkPlan, Place
 from embedmill.errors import ConfigurationError
 from tests.core.chunking_counters import (
@@ -87,6 +88,15 @@ def test_a_section_repeats_nothing_of_the_section_before() -> None:
     for number in range(6):
         opening = next(chunk for chunk in chunks if f"# Part {number}" in chunk.text)
         assert opening.text.startswith(f"# Part {number}")
+
+
+def test_an_overlap_never_repeats_the_whole_chunk_before() -> None:
+    # The whitespace counts only once the chunk is put together: it is cut in two after the overlaps were chosen.
+    text = "the." + " " * 70 + "the. the the."
+
+    chunks = chunks_of(text, ChunkPlan(11, 2), count_unevenly, is_markdown=False)
+
+    assert [(chunk.start, chunk.end) for chunk in chunks] == [(0, 4), (74, 78), (79, 87)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -208,3 +218,26 @@ def test_a_place_is_found_by_offsets(start: int, end: int, expected: tuple[str, 
 
 def test_no_places_give_no_place() -> None:
     assert place_of((), 0, 10) is None
+
+
+def test_a_remembering_counter_counts_each_word_once_and_the_same() -> None:
+    asked: list[str] = []
+
+    def recording(batch: Sequence[str]) -> list[int]:
+        asked.extend(batch)
+        return count_unevenly(batch)
+
+    remembering = remembering_words(recording)
+    text = "The pump stops when pressure falls. " * 50
+
+    first = chunks_of(text, ChunkPlan(64, 8), remembering)
+    asked_first = list(asked)
+    asked.clear()
+
+    assert (
+        chunks_of(text, ChunkPlan(64, 8), remembering)
+        == first
+        == chunks_of(text, ChunkPlan(64, 8), count_unevenly)
+    )
+    assert " pump" in asked_first
+    assert " pump" not in asked

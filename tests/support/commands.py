@@ -16,7 +16,9 @@ class CommandLine:
     """`embedmill` with one database (its own when `url` is None) and one data folder."""
 
     def __init__(self, data_dir: Path, url: str | None = None, **settings: str) -> None:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("EMBEDMILL_") and k != "OPENAI_API_KEY"}
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith("EMBEDMILL_") and k != "OPENAI_API_KEY"
+        }
         self.environment = {**kept, "EMBEDMILL_DATA_DIR": str(data_dir), **settings}
         if url is not None:
             self.environment["EMBEDMILL_DATABASE_URL"] = url
@@ -31,7 +33,9 @@ class CommandLine:
             check=False,
             timeout=seconds,
         )
-        assert done.returncode == status, f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        assert done.returncode == status, (
+            f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        )
         return done
 
     def json(self, *arguments: str, status: int = 0) -> Any:

@@ -4,21 +4,28 @@ right for it; good files to spoil come from `good_documents.py`."""
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 from tests.support import good_documents as good
+from tests.support import good_office as office
+from tests.support import good_pdfs as pdfs
+from tests.support.sentences import PAGES
 
 PARSES: frozenset[str] = frozenset()
 """Looks hostile, must be read right all the same: no reason is expected."""
 
 GIB = 1024**3
-_BOMB_BYTES = 300 * 1024 * 1024
+_BOMB_BYTES = 300 * 1024 * 1024  # more than any one part may unfold to
+_FLATE_BOMB_BYTES = 60 * 1024 * 1024  # in text, many times that in memory and minutes to draw
 _LAUGHS = (
     '<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY l9 "lol">'
     + "".join(f'<!ENTITY l{n} "{f"&l{n + 1};" * 10}">' for n in range(8, -1, -1))
@@ -53,7 +60,7 @@ def _write_odd_paths(folder: Path) -> dict[str, frozenset[str]]:
     return expected | {"giant.txt": frozenset({"too_large"})}
 
 
-def encrypted_pdf(password: str, *, pages: tuple[str, ...] = good.PAGES) -> bytes:
+def encrypted_pdf(password: str, *, pages: tuple[str, ...] = PAGES) -> bytes:
     """A PDF under the standard handler, revision 2, 40-bit RC4; an empty password opens for everybody."""
     file_id = bytes(range(16))
     permissions = struct.pack("<i", -4)
@@ -80,7 +87,7 @@ def encrypted_pdf(password: str, *, pages: tuple[str, ...] = good.PAGES) -> byte
             "/Resources << /Font << /F1 3 0 R >> >> >>".encode(),
             b"<< /Length %d >>\nstream\n" % len(stream) + stream + b"\nendstream",
         ]
-    return good.pdf_of_objects(objects, trailer=encryption)
+    return pdfs.pdf_of_objects(objects, trailer=encryption)
 
 
 _PADDING = bytes.fromhex("28bf4e5e4e758a4164004e56fffa01082e2e00b6d0683e802f0ca9fe6453697a")
@@ -121,13 +128,14 @@ def compound(*streams: str) -> bytes:
     return bytes(header) + fat + bytes(entries.ljust(512, b"\0"))
 
 
-def flate_bomb_pdf(unpacked_bytes: int) -> bytes:
+@cache
+def flate_bomb_pdf() -> bytes:
     """A page whose content stream unfolds a thousandfold, twice over."""
     packer = zlib.compressobj(9)
     block = b"BT /F1 1 Tf (x) Tj ET\n" * 50_000
-    once = b"".join(packer.compress(block) for _ in range(unpacked_bytes // len(block))) + packer.flush()
+    once = b"".join(packer.compress(block) for _ in range(_FLATE_BOMB_BYTES // len(block))) + packer.flush()
     twice = zlib.compress(once, 9)
-    return good.pdf_of_objects(
+    return pdfs.pdf_of_objects(
         [
             b"<< /Type /Catalog /Pages 2 0 R >>",
             b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
@@ -141,7 +149,7 @@ def flate_bomb_pdf(unpacked_bytes: int) -> bytes:
 
 
 def _page_tree_loop() -> bytes:
-    return good.pdf_of_objects(
+    return pdfs.pdf_of_objects(
         [
             b"<< /Type /Catalog /Pages 2 0 R >>",
             b"<< /Type /Pages /Kids [3 0 R 2 0 R] /Count 99999 /Parent 3 0 R >>",
@@ -150,22 +158,32 @@ def _page_tree_loop() -> bytes:
     )
 
 
-def _bomb(kind: str) -> bytes:
-    """Office files whose main part is a few hundred megabytes of the same paragraph or row."""
-    if kind == "docx":
-        paragraph = "<w:p><w:r><w:t>boom boom boom</w:t></w:r></w:p>"
-        return good.docx(paragraph * (_BOMB_BYTES // len(paragraph)))
-    return good.xlsx((("boom", "boom " * 1000),) * (_BOMB_BYTES // 5050))
+def _bomb(good_file: bytes, part: str) -> bytes:
+    """An Office file of which one part is a few hundred megabytes of the same byte."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(good_file)) as good_archive,
+        # The quickest compression still makes a hundredth of it.
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        for member in good_archive.infolist():
+            content = good_archive.read(member)
+            with archive.open(member.filename, "w") as file:
+                file.write(content)
+                if member.filename == part:
+                    for _ in range(_BOMB_BYTES // (1024 * 1024)):
+                        file.write(b" " * 1024 * 1024)
+    return buffer.getvalue()
 
 
 def _encrypted_zip() -> bytes:
-    data = bytearray(good.pack({"secret.txt": "not for you"}))
+    data = bytearray(office.pack({"secret.txt": "not for you"}))
     data[6] |= 1  # the flag in the local header
     data[data.rindex(b"PK\x01\x02") + 8] |= 1  # and in the directory
     return bytes(data)
 
 
-def _nested(opening: str, closing: str, levels: int = 200_000) -> bytes:
+def _nested(opening: str, closing: str, levels: int = 50_000) -> bytes:
     return (opening * levels + "deep words" + closing * levels).encode()
 
 
@@ -174,7 +192,7 @@ def _random_bytes() -> bytes:
 
 
 def _one_line_csv() -> bytes:
-    return b",".join(b"cell %d" % n for n in range(1_700_000))
+    return b",".join(b"cell %d" % n for n in range(400_000))
 
 
 def _paragraph(text: str) -> str:
@@ -199,19 +217,22 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], frozenset[str]]] = {
     "open_password.pdf": (lambda: encrypted_pdf(""), PARSES),
     "encrypted.docx": (lambda: compound("EncryptionInfo", "EncryptedPackage"), frozenset({"encrypted"})),
     "damaged.doc": (lambda: compound("WordDocument", "1Table"), frozenset({"corrupt", "no_text"})),
-    "truncated.pdf": (lambda: good.pdf()[:400], frozenset({"corrupt", "no_text"})),
+    "truncated.pdf": (lambda: pdfs.pdf()[:400], frozenset({"corrupt", "no_text"})),
     "header_only.pdf": (lambda: b"%PDF-1.7\n", frozenset({"corrupt"})),
-    "truncated.docx": (lambda: good.docx()[:-300], frozenset({"corrupt"})),
-    "truncated.epub": (lambda: good.epub()[:500], frozenset({"corrupt"})),
-    "bomb.docx": (lambda: _bomb("docx"), frozenset({"too_large", "memory"})),
-    "bomb.xlsx": (lambda: _bomb("xlsx"), frozenset({"too_large", "memory"})),
-    "nested.zip": (lambda: good.pack({"a.zip": good.pack({"b.zip": b"PK"})}), frozenset({"unsupported"})),
+    "truncated.docx": (lambda: office.docx()[:-300], frozenset({"corrupt"})),
+    "truncated.epub": (lambda: office.epub()[:500], frozenset({"corrupt"})),
+    "bomb.docx": (lambda: _bomb(office.docx(), "word/document.xml"), frozenset({"too_large", "memory"})),
+    "bomb.xlsx": (
+        lambda: _bomb(office.xlsx(), "xl/worksheets/sheet1.xml"),
+        frozenset({"too_large", "memory"}),
+    ),
+    "nested.zip": (lambda: office.pack({"a.zip": office.pack({"b.zip": b"PK"})}), frozenset({"unsupported"})),
     "encrypted.zip": (_encrypted_zip, frozenset({"encrypted", "unsupported"})),
-    "laughs.docx": (lambda: good.docx(_paragraph("&l0;"), prolog=_LAUGHS), frozenset({"corrupt"})),
-    "laughs.epub": (lambda: good.epub(("<p>&l0;</p>", "<p>b</p>"), prolog=_LAUGHS), frozenset({"corrupt"})),
+    "laughs.docx": (lambda: office.docx(_paragraph("&l0;"), prolog=_LAUGHS), frozenset({"corrupt"})),
+    "laughs.epub": (lambda: office.epub(("<p>&l0;</p>", "<p>b</p>"), prolog=_LAUGHS), frozenset({"corrupt"})),
     "laughs.html": (f"{_LAUGHS}<html><body>&l0;</body></html>".encode, frozenset({"corrupt"})),
     "laughs.svg": (f"{_LAUGHS}<svg>&l0;</svg>".encode, frozenset({"unsupported", "corrupt"})),
-    "xxe.docx": (lambda: good.docx(_paragraph("&l0;"), prolog=_XXE), frozenset({"corrupt"})),
+    "xxe.docx": (lambda: office.docx(_paragraph("&l0;"), prolog=_XXE), frozenset({"corrupt"})),
     "xxe.html": (f"{_XXE}<html><body>&l0;</body></html>".encode, frozenset({"corrupt"})),
     "empty.txt": (lambda: b"", frozenset({"empty"})),
     "empty.pdf": (lambda: b"", frozenset({"empty"})),
@@ -223,24 +244,24 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], frozenset[str]]] = {
     "noise.pdf": (_random_bytes, frozenset({"corrupt"})),
     "image.png": (_png, frozenset({"unsupported"})),
     "image.pdf": (_png, frozenset({"unsupported"})),
-    "scan.pdf": (lambda: good.pdf(("", "")), frozenset({"no_text"})),
-    "really_a_pdf.docx": (good.pdf, PARSES),
-    "really_a_docx.pdf": (good.docx, PARSES),
+    "scan.pdf": (lambda: pdfs.pdf(("", "")), frozenset({"no_text"})),
+    "really_a_pdf.docx": (pdfs.pdf, PARSES),
+    "really_a_docx.pdf": (office.docx, PARSES),
     "really_html.pdf": (good.html, PARSES),
     "really_text.docx": (good.plain, PARSES),
     "utf16.txt": (lambda: good.plain().decode().encode("utf-16"), PARSES),
     "utf16_unmarked.txt": (lambda: good.plain().decode().encode("utf-16-le"), PARSES),
-    "cp1252.txt": (lambda: "\n".join((*good.PAGES, "Grüße – „naïve“ café")).encode("cp1252"), PARSES),
-    "cp1252.html": (lambda: "<p>".join((*good.PAGES, "Grüße – café")).encode("cp1252"), PARSES),
-    "flate_bomb.pdf": (lambda: flate_bomb_pdf(_BOMB_BYTES), _UNREAL),
+    "cp1252.txt": (lambda: "\n".join((*PAGES, "Grüße – „naïve“ café")).encode("cp1252"), PARSES),
+    "cp1252.html": (lambda: "<p>".join((*PAGES, "Grüße – café")).encode("cp1252"), PARSES),
+    "flate_bomb.pdf": (flate_bomb_pdf, _UNREAL),
     "page_loop.pdf": (_page_tree_loop, _UNREAL),
     "deep.html": (lambda: _nested("<div>", "</div>"), PARSES),
-    "deep.docx": (lambda: good.docx(_nested("<w:p>", "</w:p>").decode()), _UNREAL),
+    "deep.docx": (lambda: office.docx(_nested("<w:p>", "</w:p>").decode()), _UNREAL),
     "deep.json": (lambda: b"[" * 200_000, frozenset({"corrupt"})),
     "deep_closed.json": (lambda: b"[" * 200_000 + b"]" * 200_000, frozenset({"corrupt"})),
     "deep.xml": (lambda: _nested("<a>", "</a>"), PARSES),
     "numbers.json": (
-        lambda: json.dumps({"t": good.PAGES}).encode()[:-1] + b',"n":[NaN,1e999,' + b"9" * 9000 + b"]}",
+        lambda: json.dumps({"t": PAGES}).encode()[:-1] + b',"n":[NaN,1e999,' + b"9" * 9000 + b"]}",
         PARSES,
     ),
     "one_line.csv": (_one_line_csv, PARSES),

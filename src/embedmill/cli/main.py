@@ -6,9 +6,6 @@ from __future__ import annotations
 import os
 import sys
 
-# numpy's linear algebra is never used; its pool of threads costs a tenth of a second at every start.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import click
 
 from embedmill import __version__

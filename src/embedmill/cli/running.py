@@ -4,6 +4,7 @@ and the asynchronous program."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,7 @@ def start() -> Settings:
     """Settings for a command that works: with logs set up, whose library takes a while to import."""
     from embedmill.logs import configure_logs
 
+    gc.enable()
     settings = read_settings()
     configure_logs(settings)
     return settings

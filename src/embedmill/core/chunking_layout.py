@@ -11,26 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from embedmill.core.chunking_parts import Kind, Part, Section, Strength
+from embedmill.core.markdown import (
+    BLANK_LINE,
+    LONGEST_TITLE,
+    atx_heading,
+    fence_mark,
+    front_matter_end,
+    html_block_end,
+)
 
 _LINE = re.compile(r"\S[^\n\r]*")
-_ATX = re.compile(r"(#{1,6})(?:[ \t]+(.*))?\Z", re.DOTALL)
 _ITEM = re.compile(r"(?:[-*+•‣◦]|\d{1,9}[.)])(?=[ \t]|$)")
-_FENCE = re.compile(r"(`{3,})[^`]*\Z|(~{3,})")
-_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(?=[\w\"'#-])")
-_FRONT_MATTER_END = re.compile(r"^(?:---|\.\.\.)[ \t]*\r?$", re.MULTILINE)
-_HTML = re.compile(
-    r"<(?:(!--)|(pre|script|style|textarea)(?=[\s>]|$)|/?(?:address|article|aside|blockquote|body|center|col"
-    r"|colgroup|dd|details|dialog|dir|div|dl|dt|fieldset|figcaption|figure|footer|form|frame|h[1-6]|head|header"
-    r"|hr|html|iframe|legend|li|link|main|menu|nav|ol|option|p|param|search|section|summary|table|tbody|td"
-    r"|tfoot|th|thead|title|tr|track|ul)(?=[\s>]|/>|$))",
-    re.IGNORECASE,
-)
-_LONE_TAG = re.compile(r"<(?:/[a-zA-Z][\w-]*[ \t]*|[a-zA-Z][\w-]*(?:[ \t]+[^<>\n\r]*)?)>[ \t]*(?=[\n\r]|$)")
-
 _LONGEST_MARK = 2000
-
-LONGEST_TITLE = 500
-"""Characters. A longer "heading" is prose: its title would be repeated with every chunk below it."""
 
 
 def read_layout(text: str, sections: list[Section], *, is_markdown: bool) -> Iterator[Part]:
@@ -38,10 +30,10 @@ def read_layout(text: str, sections: list[Section], *, is_markdown: bool) -> Ite
     parts refer by index, while they are read."""
     reader = _Reader(text, is_markdown, sections)
     sections.append(Section(()))
-    front_matter_end = _front_matter(text) if is_markdown else 0
-    if front_matter_end:
-        reader.add(0, front_matter_end, Strength.BLOCK, Kind.WHOLE)
-    for match in _LINE.finditer(text, front_matter_end):
+    first_line = front_matter_end(text) if is_markdown else 0
+    if first_line:
+        reader.add(0, first_line, Strength.BLOCK, Kind.WHOLE)
+    for match in _LINE.finditer(text, first_line):
         reader.read_line(match.start(), match.end())
         if reader.parts:
             yield from reader.parts
@@ -75,7 +67,7 @@ class _Reader:
 
     def read_line(self, start: int, raw_end: int) -> None:
         indent, blank = self._gap(start)
-        if blank and self.html_end == "\n":
+        if blank and self.html_end == BLANK_LINE:
             self._close(Kind.WHOLE)
             self.html_end = ""
         if self.fence or self.html_end:
@@ -87,11 +79,14 @@ class _Reader:
         first = self.text[start]
         if self.is_markdown and first in "#`~<=-*_|:" and self._read_mark(first, start, raw_end, indent):
             return
-        if self.is_markdown and self.in_table:
+        width = 0
+        if first in "-*+•‣◦" or first.isdigit():
+            width = self._item_width(start, raw_end, indent)
+        if width:
+            self._open_item(start, indent, width, blank)
+        elif self.in_table:
             self._table_row(start, raw_end)
             return
-        if (first in "-*+•‣◦" or first.isdigit()) and (width := self._item_width(start, raw_end, indent)):
-            self._open_item(start, indent, width, blank)
         elif self.start < 0 or (self.is_markdown and self._ends_paragraph(first, indent)):
             self.close_part()
             self._open_paragraph(start, indent)
@@ -139,28 +134,21 @@ class _Reader:
     # Headings
 
     def _read_atx(self, start: int, raw_end: int, *, nested: bool) -> bool:
-        if raw_end - start > LONGEST_TITLE + 100:
+        heading = atx_heading(self.text[start : min(raw_end, start + LONGEST_TITLE + 100)])
+        if heading is None or raw_end - start > LONGEST_TITLE + 100:
             return False
-        match = _ATX.match(self.text[start:raw_end].rstrip())
-        if match is None:
-            return False
-        title = (match[2] or "").strip()
-        without_closing = title.rstrip("#")
-        if not without_closing or without_closing[-1] in " \t":
-            title = without_closing.rstrip()
-        if len(title) > LONGEST_TITLE:
-            return False
+        level, title = heading
         self.close_part()
         if nested:
-            self.add(start, start + match.end(), Strength.SUBITEM, Kind.PROSE)
+            self.add(start, raw_end, Strength.SUBITEM, Kind.PROSE)
         else:
-            self._heading(start, start + match.end(), len(match[1]), title)
+            self._heading(start, raw_end, level, title)
         return True
 
     def _read_setext(self, end: int, level: int) -> bool:
         start = self.start
-        title = " ".join(self.text[start : self.end].split())
-        if len(title) > LONGEST_TITLE:
+        title = " ".join(self.text[start : min(self.end, start + 2 * LONGEST_TITLE)].split())
+        if len(title) > LONGEST_TITLE or self.end - start > 2 * LONGEST_TITLE:
             return False
         self.start = -1
         self._heading(start, end, level, title)
@@ -180,25 +168,23 @@ class _Reader:
     # Verbatim blocks and tables
 
     def _open_fence(self, start: int, raw_end: int, indent: int) -> bool:
-        match = _FENCE.match(self.text[start:raw_end])
-        if match is None:
+        mark = fence_mark(self.text[start:raw_end])
+        if not mark:
             return False
         self._leave(indent)
-        self.fence = match[1] or match[2]
+        self.fence = mark
         self._open(start, Strength.SUBITEM if self.in_list else Strength.BLOCK)
         self.end = raw_end
         return True
 
     def _open_html(self, start: int, raw_end: int, indent: int) -> bool:
-        match = _HTML.match(self.text, start, min(raw_end, start + 20))
-        if match is None and (
-            (self.start >= 0 and not self.is_code) or not _LONE_TAG.match(self.text, start, raw_end)
-        ):
+        between = not self.in_table and (self.start < 0 or self.is_code)
+        end = html_block_end(self.text, start, raw_end, between_blocks=between)
+        if not end:
             return False
         self._leave(indent)
         self._open(start, Strength.BLOCK)
-        comment, verbatim = match.groups() if match else ("", "")
-        self.html_end = "-->" if comment else f"</{verbatim.lower()}>" if verbatim else "\n"
+        self.html_end = end
         self._read_verbatim(start, raw_end, 0)
         return True
 
@@ -271,6 +257,7 @@ class _Reader:
 
     def _open_item(self, start: int, indent: int, width: int, blank: bool) -> None:
         self.close_part()
+        self.in_table = False
         inner = self.in_list and indent >= self.item_indent
         strength = Strength.SUBITEM if inner else Strength.ITEM
         self._open(start, Strength.BLOCK if blank and not self.in_list else strength)
@@ -306,10 +293,3 @@ class _Reader:
             strength = Strength.ITEM  # what a colon announces stays with it where that costs nothing
         self.parts.append(Part(start, end, strength, kind, len(self.sections) - 1))
         self.start, self.parts_end = -1, end
-
-
-def _front_matter(text: str) -> int:
-    """The end of YAML front matter, whose closing `---` is no setext underline and whose `#` no heading."""
-    opening = _FRONT_MATTER.match(text)
-    closing = _FRONT_MATTER_END.search(text, opening.end()) if opening else None
-    return len(text[: closing.end()].rstrip()) if closing else 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -17,8 +16,8 @@ import msgspec
 import psutil
 
 from embedmill.errors import ConfigurationError, DocumentError
+from embedmill.ingest.parsing_process import ParsingProcess
 from embedmill.ingest.parsing_protocol import (
-    LENGTH,
     MIB,
     ChildReady,
     ParseFailure,
@@ -27,20 +26,6 @@ from embedmill.ingest.parsing_protocol import (
     ParseUnavailable,
     Reply,
 )
-
-_STREAM_LIMIT = 8 * MIB
-_STDERR_TAIL_BYTES = 4096
-_MAX_REPLY_BYTES = 4096 * MIB
-_GOODBYE_SECONDS = 2.0
-_OUT_OF_MEMORY = (
-    b"memory allocation",
-    b"MemoryError",
-    b"ut of memory",
-    b"bad_alloc",
-    b"annot allocate memory",
-)
-
-_decoder = msgspec.msgpack.Decoder(Reply)
 
 
 class ParserPool:
@@ -80,7 +65,7 @@ class ParserPool:
         self._free: asyncio.LifoQueue[_Seat] = asyncio.LifoQueue()
         for _ in range(max(1, size)):
             self._free.put_nowait(_Seat())
-        self._living: set[_Child] = set()
+        self._living: set[ParsingProcess] = set()
         self._farewells: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -148,10 +133,10 @@ class ParserPool:
                 seat.child = child
         return reply
 
-    async def _start(self) -> _Child:
+    async def _start(self) -> ParsingProcess:
         if self._closed:
             raise ConfigurationError("The parser pool is closed; it was left before all documents were read.")
-        child = await _Child.start(self._command, self._environment)
+        child = await ParsingProcess.start(self._command, self._environment)
         self._living.add(child)
         ready: Reply | None = None
         try:
@@ -168,14 +153,14 @@ class ParserPool:
             )
         return child
 
-    def _has_grown(self, child: _Child) -> bool:
+    def _has_grown(self, child: ParsingProcess) -> bool:
         try:
             resident = psutil.Process(child.pid).memory_info().rss
         except psutil.NoSuchProcess:
             return True
         return bool(resident > self._recycle_resident_bytes)
 
-    def _part_from(self, child: _Child, *, gently: bool) -> None:
+    def _part_from(self, child: ParsingProcess, *, gently: bool) -> None:
         """End the child now (or let it end, `gently`); the task that sees it off is awaited on leaving."""
         if not gently:
             child.kill()
@@ -191,135 +176,4 @@ class _Seat:
     """A place for one process; empty until a document needs it."""
 
     def __init__(self) -> None:
-        self.child: _Child | None = None
-
-
-class _Child:
-    """One parsing process and its pipes."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None  # noqa: S101
-        assert process.stdout is not None  # noqa: S101
-        assert process.stderr is not None  # noqa: S101
-        self._process = process
-        self._stdin = process.stdin
-        self._stdout = process.stdout
-        self._tail = bytearray()
-        self._listening = asyncio.create_task(self._listen(process.stderr))
-        self.pid = process.pid
-        self.documents = 0
-        self._killed = False
-        self._receiving = False
-
-    @classmethod
-    async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Self:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=dict(environment),
-                limit=_STREAM_LIMIT,
-                # Ctrl-C goes to the whole group of a terminal: what is being read is to be finished or killed
-                # by us, not by the key.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ConfigurationError(f"The parsing process cannot be started: {error}.") from error
-        return cls(process)
-
-    async def ask(self, body: bytes) -> Reply:
-        """The reply, or what the death of the process says about the document."""
-        self.documents += 1
-        try:
-            self._stdin.write(LENGTH.pack(len(body)))
-            self._stdin.write(body)
-            await self._stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            return await self._cause_of_death()
-        reply = await self.receive()
-        return await self._cause_of_death() if reply is None else reply
-
-    async def receive(self) -> Reply | None:
-        """The next reply, or None where the process ended or talks nonsense."""
-        self._receiving = True
-        try:
-            (length,) = LENGTH.unpack(await self._stdout.readexactly(LENGTH.size))
-            if length > _MAX_REPLY_BYTES:
-                return None
-            reply: Reply = _decoder.decode(await self._stdout.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionResetError, msgspec.DecodeError):
-            return None
-        else:
-            return reply
-        finally:
-            self._receiving = False
-
-    async def _cause_of_death(self) -> Reply:
-        code = await self._exit_code()
-        if self._killed:
-            return ParseUnavailable("The parser pool was closed while this document was read.")
-        if code == -signal.SIGXCPU:
-            return ParseFailure(
-                "timeout", "Reading this document took more processor time than allowed.", True
-            )
-        if code == -signal.SIGKILL or any(words in self._tail for words in _OUT_OF_MEMORY):
-            out_of_memory = True  # nobody but the system kills unasked: it had no memory left
-        else:
-            # Whoever aborts over damage says so; an allocator that is refused memory can say nothing.
-            out_of_memory = code == -signal.SIGABRT and not self._tail
-        if out_of_memory:
-            return ParseFailure("memory", "Reading this document takes more memory than it is allowed.", True)
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return ParseFailure(
-            "corrupt", f"The parser crashed on this document ({how}); it may be damaged.", True
-        )
-
-    async def _exit_code(self) -> int:
-        try:
-            async with asyncio.timeout(_GOODBYE_SECONDS):
-                code = await self._process.wait()
-        except TimeoutError:
-            # It closed its pipe or talked nonsense, but lives.
-            self._process.kill()
-            await self._process.wait()
-            code = 1
-        await asyncio.wait([self._listening], timeout=_GOODBYE_SECONDS)
-        return code
-
-    @property
-    def is_busy(self) -> bool:
-        return self._receiving
-
-    def last_words(self) -> str:
-        """The last line that the process wrote to its stderr."""
-        lines = self._tail.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
-
-    def kill(self) -> None:
-        self._killed = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-
-    async def end(self) -> None:
-        """Close its stdin, which tells it to go; kill it when it stays; leave nothing open."""
-        self._stdin.close()
-        try:
-            async with asyncio.timeout(_GOODBYE_SECONDS):
-                await self._process.wait()
-        except TimeoutError:
-            self.kill()
-            await self._process.wait()
-        # A pipe with unread bytes would keep its transport open.
-        while not self._receiving and await self._stdout.read(_STREAM_LIMIT):
-            pass
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await self._stdin.wait_closed()
-        await asyncio.wait([self._listening], timeout=_GOODBYE_SECONDS)
-        self._listening.cancel()
-
-    async def _listen(self, stderr: asyncio.StreamReader) -> None:
-        while heard := await stderr.read(_STDERR_TAIL_BYTES):
-            self._tail += heard
-            del self._tail[:-_STDERR_TAIL_BYTES]
+        self.child: ParsingProcess | None = None

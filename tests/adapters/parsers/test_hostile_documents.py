@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from embedmill.adapters.parsers.reading import Reader
 from embedmill.errors import DocumentError
 from embedmill.ingest.parsing import ParserPool
 from embedmill.ingest.parsing_protocol import MIB, ParseRequest
 from tests.adapters.parsers.conftest import Read
 from tests.support import good_documents as good
+from tests.support import good_office as office
+from tests.support import good_pdfs as pdfs
 from tests.support.hostile import PARSES, encrypted_pdf
+from tests.support.sentences import PAGES
 
 CHILD = (sys.executable, "-m", "embedmill.adapters.parsers.child", "--memory-bytes", str(512 * MIB))
 
@@ -38,26 +42,26 @@ async def test_each_hostile_file_gets_its_reason_and_its_neighbours_are_read(
                 assert "\n" not in message, message
                 assert 20 < len(message) < 250, message
             read = await pool.parse(ParseRequest(name="n.txt", path=str(neighbour)))
-            assert good.PAGES[1] in read.document.text
+            assert PAGES[1] in read.document.text
     assert wrong == {}
 
 
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        (good.pdf(), "report.docx"),
-        (good.docx(), "report.pdf"),
+        (pdfs.pdf(), "report.docx"),
+        (office.docx(), "report.pdf"),
         (good.html(), "report.pdf"),
         (good.plain(), "report.docx"),
         (encrypted_pdf(""), "open.pdf"),
         (good.plain().decode().encode("utf-16"), "wide.txt"),
-        ("\n".join((*good.PAGES, "Grüße – café")).encode("cp1252"), "old.txt"),
-        ("<p>".join((*good.PAGES, "Grüße – café")).encode("cp1252"), "old.html"),
+        ("\n".join((*PAGES, "Grüße – café")).encode("cp1252"), "old.txt"),
+        ("<p>".join((*PAGES, "Grüße – café")).encode("cp1252"), "old.html"),
     ],
 )
 def test_what_only_looks_wrong_is_read_for_what_it_is(data: bytes, name: str, read: Read) -> None:
     document = read(data, name)
-    for sentence in good.PAGES:
+    for sentence in PAGES:
         assert sentence in document.text
     if name.startswith("old"):
         assert "Grüße – café" in document.text
@@ -75,9 +79,10 @@ def test_no_file_of_this_machine_is_read_through_an_entity(read: Read, tmp_path:
         assert "secret word" not in text
 
 
-def test_text_that_unfolds_beyond_the_limit_is_refused_while_it_unfolds(read: Read) -> None:
+def test_text_that_unfolds_beyond_the_limit_is_refused_while_it_unfolds(tmp_path: Path) -> None:
     header = ",".join(f"{'column ' * 15}{n}" for n in range(1000))
     row = ",".join("1" * 1000)
+    (tmp_path / "wide.csv").write_text("\n".join([header, *[row] * 200]))
     with pytest.raises(DocumentError) as caught:
-        read("\n".join([header, *[row] * 2000]), "wide.csv")
+        Reader(5_000_000).read_file(str(tmp_path / "wide.csv"), "wide.csv", None, MIB)
     assert caught.value.reason == "too_large"

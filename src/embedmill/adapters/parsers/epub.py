@@ -89,4 +89,3 @@ def _spine(package: ElementTree.Element, folder: str) -> Iterator[str]:
 
 def _property(package: ElementTree.Element, name: str) -> str | None:
     return next((element.text for element in package.iter(_DC + name) if element.text), None)
-

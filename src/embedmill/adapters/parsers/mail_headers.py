@@ -34,7 +34,7 @@ def without_technical_headers(markdown: str) -> str:
     """xberg's rendering of a message, `**Name**: value` paragraphs above the body, with the told ones left."""
     told = {name.lower() for name in TOLD}
     lines = markdown.lstrip("\n").split("\n")
-    kept = []
+    kept: list[str] = []
     for at, line in enumerate(lines):
         match = _MARKDOWN_HEADER.fullmatch(line)
         if match is None and line.strip():

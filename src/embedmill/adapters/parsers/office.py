@@ -39,6 +39,8 @@ _PLACE_KINDS = {
     types.XLS: "sheet",
     types.ODS: "sheet",
 }
+# Converters drop the raising of a number: 2 to the 48th would become 248.
+_POWER = re.compile(r"(\d)<sup(?:\s[^<>]{0,200})?>\s*([-+−]?\w{1,6})\s*</sup>", re.IGNORECASE)
 _HTML_TITLE = re.compile(r"<title[^>]*>([^<]{1,2000})</title", re.IGNORECASE)
 
 
@@ -74,6 +76,7 @@ class OfficeParser:
         """The text of an HTML page as Markdown; of one that nests absurdly deep, its words alone."""
         if is_deep(source):
             return words_of_html(source)
+        source = _POWER.sub(r"\1^\2", source)
         # xberg knows UTF-8 only and loses every other character.
         return unescaped(self._extract(source.encode("utf-8", "replace"), types.HTML).content)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from embedmill.adapters.parsers.files import read_bytes
@@ -137,13 +138,14 @@ class _Read:
 
 
 def _page_texts(pages: Sequence[_Page]) -> Iterator[tuple[str, str]]:
-    running = running_lines([page.text for page in pages])
     body = body_size(page.text_items for page in pages)
-    for page in pages:
-        yield str(page.page_num), _page_text(page, running, headings_on(page.text_items, body))
+    headings = [headings_on(page.text_items, body) for page in pages]
+    running = running_lines([page.text for page in pages], chain(*headings))
+    for page, titles, lines in zip(pages, headings, running, strict=True):
+        yield str(page.page_num), _page_text(page, titles, lines)
 
 
-def _page_text(page: _Page, running: frozenset[str], headings: Sequence[str]) -> str:
+def _page_text(page: _Page, headings: Sequence[str], running: frozenset[str]) -> str:
     if not page.text.strip():
         return ""  # its Markdown is an empty fence
     markdown = _PICTURE.sub("", page.markdown or "")

@@ -19,11 +19,13 @@ _LINE_GAP = 1.45
 """Lines of one heading follow each other within this multiple of the size of their letters."""
 
 _NUMBER = re.compile(r"(\d{1,3}(?:\.\d{1,3})*)(\.?)[ \u00a0]+(?=\D)")
-_PART = re.compile(r"(\d{1,3}\.\d{1,3}\b)")
-_HEADING = re.compile(r"(#{1,6}) +(.*\S)\s*")
+_PART = re.compile(r"(\d{1,3})\.\d{1,3}\b")
+_HEADING = re.compile(r"(#{1,7}) +(.*\S)\s*")
 _FINAL = (".", "!", "?", ":", ";", ",")
 _WORD = re.compile(r"\w+")
 _LEVELS = 6
+_UNKNOWN = "#" * 7
+_UNNUMBERED_LEVEL = 2
 
 
 class Item(Protocol):
@@ -76,7 +78,8 @@ def headings_on(items: Sequence[Item], body: float) -> list[str]:
 def with_headings(markdown: str, headings: Sequence[str]) -> str:
     """The Markdown in which what stands alone and reads as one of the headings is marked as one.
 
-    A heading cut in two becomes one again. The mark is `##` until `levelled` has seen the whole document.
+    A heading cut in two becomes one again. One that liteparse did not see has a level of its own until
+    `levelled` has seen the whole document.
     """
     known = {words_key(heading): heading for heading in headings}
     lines = markdown.split("\n")
@@ -89,26 +92,25 @@ def with_headings(markdown: str, headings: Sequence[str]) -> str:
         taken, key = (0, "") if fenced or not line.strip() else _heading_at(lines, at, known)
         if taken:
             mark = _HEADING.fullmatch(line)
-            marked += ["", f"{mark.group(1) if mark else '##'} {known[key]}", ""]
+            marked += [*_blank_after(marked), f"{mark.group(1) if mark else _UNKNOWN} {known[key]}", ""]
             at += taken
         else:
-            marked.append(line)
+            if line or fenced or not marked or marked[-1]:
+                marked.append(line)
             at += 1
-    return "\n".join(marked)
+    return "\n".join(marked).rstrip("\n")
 
 
 def levelled(pages: Sequence[str]) -> list[str]:
     """The pages with their numbered headings at the level that the number tells: `2.6.` below `2.`."""
     found = [heading for page in pages for heading in _headings(page)]
-    # "10 things to know" begins with a number, but only a chapter has parts that repeat it.
-    chapters = {match.group(1).partition(".")[0] for _, title in found if (match := _PART.match(title))}
-    numbered = [(len(mark), depth) for mark, title in found if (depth := _depth(title, chapters))]
-    if all(depth == 1 for _, depth in numbered):
-        return list(pages)
+    chapters = {match.group(1) for _, title in found if (match := _PART.match(title))}
+    numbered = [(mark, depth) for mark, title in found if (depth := _depth(title, chapters))]
     # Below a title of the whole document the chapters may stand one level down; the top ones tell.
-    top = min(depth for _, depth in numbered)
-    offset = Counter(level - depth for level, depth in numbered if depth == top).most_common(1)[0][0]
-    return [_relevelled(page, max(offset, 1 - top), chapters) for page in pages]
+    top = min((depth for _, depth in numbered), default=1)
+    seen = Counter(len(mark) - depth for mark, depth in numbered if depth == top and mark != _UNKNOWN)
+    offset = max(1 - top, seen.most_common(1)[0][0] if seen else 0)
+    return [_relevelled(page, offset, chapters) for page in pages]
 
 
 def words_key(text: str) -> str:
@@ -144,7 +146,11 @@ def _continues(line: _Line, following: _Line) -> bool:
 
 
 def _is_title(text: str) -> bool:
-    return any(letter.isalpha() for letter in text) and not text.endswith((".", ",", ";"))
+    return (
+        any(letter.isalpha() for letter in text)
+        and not text.endswith((".", ",", ";"))
+        and ". . ." not in text
+    )
 
 
 def _heading_at(lines: Sequence[str], at: int, known: Mapping[str, str]) -> tuple[int, str]:
@@ -160,30 +166,38 @@ def _heading_at(lines: Sequence[str], at: int, known: Mapping[str, str]) -> tupl
 
 
 def _headings(page: str) -> Iterable[tuple[str, str]]:
-    fenced = False
-    for line in page.split("\n"):
-        if line.lstrip().startswith("```"):
-            fenced = not fenced
-        match = None if fenced else _HEADING.fullmatch(line)
-        if match:
-            yield match.group(1), match.group(2)
+    return ((match.group(1), match.group(2)) for _, match in _marked(page.split("\n")))
 
 
 def _depth(title: str, chapters: Set[str]) -> int | None:
+    """How deep the number of a heading says it stands. "10 things to know" has a number, too, but only a
+    chapter has parts that repeat it."""
     match = _NUMBER.match(title)
-    if match is None or (match.group(1).isdigit() and match.group(1) not in chapters):
+    if match is None or not chapters:
         return None
-    return match.group(1).count(".") + 1
+    number, dot = match.groups()
+    return None if number.isdigit() and not dot and number not in chapters else number.count(".") + 1
 
 
 def _relevelled(page: str, offset: int, chapters: Set[str]) -> str:
     lines = page.split("\n")
+    for at, match in _marked(lines):
+        mark, title = match.groups()
+        depth = _depth(title, chapters)
+        level = _UNNUMBERED_LEVEL if mark == _UNKNOWN else len(mark)
+        lines[at] = f"{'#' * (level if depth is None else min(_LEVELS, depth + offset))} {title}"
+    return "\n".join(lines)
+
+
+def _marked(lines: Sequence[str]) -> Iterable[tuple[int, re.Match[str]]]:
     fenced = False
     for at, line in enumerate(lines):
         if line.lstrip().startswith("```"):
             fenced = not fenced
         match = None if fenced else _HEADING.fullmatch(line)
-        depth = _depth(match.group(2), chapters) if match else None
-        if match and depth is not None:
-            lines[at] = f"{'#' * min(_LEVELS, depth + offset)} {match.group(2)}"
-    return "\n".join(lines)
+        if match:
+            yield at, match
+
+
+def _blank_after(lines: Sequence[str]) -> list[str]:
+    return [""] if lines and lines[-1] else []

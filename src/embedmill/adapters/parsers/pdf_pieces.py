@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from statistics import median
 
 import msgspec
@@ -14,6 +15,7 @@ WORD = re.compile(r"\w+")
 
 _LEADERS = re.compile(r"[ \t]*\*?(?:\.[ \t\u00a0]?){5,}\*?[ \t]*|[ \t]*\*?…{3,}\*?[ \t]*")
 _RULE = re.compile(r" {0,3}(?:-{3,}|\*{3,}|_{3,})[ \t]*")
+_ONE_COLUMN = re.compile(r"\| *:?-+:? *\| *")
 _PIECE = re.compile(r"\S+(?: {1,2}\S+)*")
 _NUMBERS = re.compile(r"\d+")
 _ROMAN = re.compile(r"[ivxlc]+")
@@ -21,7 +23,7 @@ _EDGE_LINES = 2
 _MIN_REPEATS = 3
 # Columns of running text are filled from edge to edge, the cells of a table are short or ragged.
 _MIN_COLUMN_CHARS = 18
-_MIN_COLUMN_ROWS = 8
+_MIN_COLUMN_ROWS = 6
 _MIN_FILLED = 0.75
 
 
@@ -42,13 +44,18 @@ class Line(msgspec.Struct):
     runs_along: bool
 
 
-def running_lines(pages: Sequence[str]) -> frozenset[str]:
-    """The keys of the lines that stand first or last on many of the plain pages, whatever their numbers."""
-    seen: Counter[str] = Counter()
-    for page in pages:
-        lines = [line for line in page.split("\n") if line.strip()]
-        seen.update({_line_key(line) for line in [*lines[:_EDGE_LINES], *lines[-_EDGE_LINES:]]})
-    return frozenset(key for key, count in seen.items() if count >= _MIN_REPEATS)
+def running_lines(pages: Sequence[str], headings: Iterable[str]) -> list[frozenset[str]]:
+    """For each of the plain pages the keys of the lines that run along there: what stands first or last on
+    many of them, whatever its numbers, and was seen before. A heading is never one."""
+    outermost = [_outermost(page.split("\n")) for page in pages]
+    seen = Counter(key for keys in outermost for key in keys)
+    running = {key for key, count in seen.items() if count >= _MIN_REPEATS} - set(map(_line_key, headings))
+    told: set[str] = set()
+    found = []
+    for keys in outermost:
+        found.append(frozenset(running & keys & told))
+        told |= keys
+    return found
 
 
 def without_leaders(text: str) -> str:
@@ -72,14 +79,14 @@ def units_of(markdown: str, running: frozenset[str]) -> list[Unit]:
         elif texts and texts[-1]:
             texts.append("")
     units = [Unit(part, WORD.findall(part)) for text in texts for part in _rows(text)]
-    edges = _edges([at for at, unit in enumerate(units) if unit.words])
-    kept = [unit for at, unit in enumerate(units) if at not in edges or _line_key(unit.text) not in running]
+    kept = [unit for unit in units if _line_key(unit.text) not in running]
     return kept if any(unit.words for unit in kept) else units
 
 
 def lines_of(plain: str, running: frozenset[str]) -> list[Line]:
     texts = plain.split("\n")
-    edges = _edges([at for at, text in enumerate(texts) if text.strip()])
+    spoken = [at for at, text in enumerate(texts) if text.strip()]
+    edges = {*spoken[:_EDGE_LINES], *spoken[-_EDGE_LINES:]}
     lines: list[Line] = []
     start = 0
     for at, text in enumerate(texts):
@@ -91,14 +98,52 @@ def lines_of(plain: str, running: frozenset[str]) -> list[Line]:
 
 
 def stand_in_columns(lines: Sequence[Line]) -> bool:
-    """Whether most of the page is running text side by side, which plain lines run across."""
+    """Whether a good part of the page is running text side by side, which plain lines run across."""
     rows = [_PIECE.findall(line.text) for line in lines if line.words]
     beside = [row for row in rows if len(row) > 1]
-    if len(beside) < _MIN_COLUMN_ROWS or len(beside) * 2 < len(rows):
+    if len(beside) < _MIN_COLUMN_ROWS:
         return False
     columns = Counter(len(row) for row in beside).most_common(1)[0][0]
     usual_rows = [row for row in beside if len(row) == columns]
     return all(_is_filled([len(row[at]) for row in usual_rows]) for at in range(columns))
+
+
+def trusting_tables(lines: Sequence[Line], units: Sequence[Unit]) -> list[Line]:
+    """The lines in which those that a table of the Markdown is made of, to the letter, are in its order: with
+    rules around its cells liteparse sees them better than lines can tell."""
+    letters = [sum(map(len, line.words)) for line in lines]
+    ends = {total: at for at, total in reversed(list(enumerate(accumulate(letters))))}
+    totals = [0, *accumulate(letters)]
+    trusted = list(lines)
+    for unit in units:
+        if not unit.text.startswith("|") or not unit.words:
+            continue
+        wanted = Counter("".join(unit.words))
+        for start, total in enumerate(totals[:-1]):
+            end = ends.get(total + wanted.total())
+            if letters[start] and end is not None and _letters(lines[start : end + 1]) == wanted:
+                trusted[start : end + 1] = _as_one(lines[start : end + 1], unit.words)
+                break
+    return trusted
+
+
+def _letters(lines: Sequence[Line]) -> Counter[str]:
+    return Counter("".join(word for line in lines for word in line.words))
+
+
+def _as_one(lines: Sequence[Line], words: list[str]) -> list[Line]:
+    """The first of the lines with all the words, the others without any."""
+    text = "\n".join(line.text for line in lines)
+    return [Line(text, words, 0, False), *(Line("", [], 0, True) for _ in lines[1:])]
+
+
+def numbered(lines: Sequence[Line]) -> list[Line]:
+    """The lines, each with the number of words before it."""
+    starts = accumulate((len(line.words) for line in lines), initial=0)
+    return [
+        Line(line.text, line.words, start, line.runs_along)
+        for line, start in zip(lines, starts, strict=False)
+    ]
 
 
 def _is_filled(lengths: list[int]) -> bool:
@@ -109,13 +154,15 @@ def _is_filled(lengths: list[int]) -> bool:
 def _rows(unit: str) -> list[str]:
     """A table of one column is none: its rows are paragraphs."""
     rows = unit.split("\n")
-    if not unit.startswith("|") or any(row.strip().strip("|").count("|") for row in rows):
+    if not any(_ONE_COLUMN.fullmatch(row) for row in rows[1:2]):
         return [unit]
     return [part for row in rows if not set(row) <= set("|- :") for part in (row.strip(" |"), "")]
 
 
-def _edges(spoken: Sequence[int]) -> set[int]:
-    return {*spoken[:_EDGE_LINES], *spoken[-_EDGE_LINES:]}
+def _outermost(lines: Sequence[str]) -> set[str]:
+    """The keys of the first and the last line of a page but for page numbers."""
+    spoken = [line for line in lines if line.strip() and not _is_page_number(line)]
+    return {key for line in (*spoken[:1], *spoken[-1:]) if (key := _line_key(line))}
 
 
 def _line_key(line: str) -> str:

@@ -16,7 +16,9 @@ from embedmill.adapters.parsers.pdf_pieces import (
     Line,
     Unit,
     lines_of,
+    numbered,
     stand_in_columns,
+    trusting_tables,
     units_of,
     without_leaders,
 )
@@ -24,6 +26,7 @@ from embedmill.adapters.parsers.pdf_pieces import (
 # Comparing takes as many steps as there are pairs of equal words: a page of one word repeated is not worth it.
 _MAX_PAIRS = 3_000_000
 _HEADING_MARK = re.compile(r"^(#{1,6} )", re.MULTILINE)
+_ENTRY = re.compile(r" … ?[\divxlc]{0,6}$")
 _STRUCTURED = ("#", "|", "```")
 _ENDS = (".", ":", "!", "?", ")", '"', "”", "…")
 
@@ -33,9 +36,9 @@ def reconciled(markdown: str, plain: str, running: frozenset[str]) -> str:
 
     Of text in columns the Markdown's order is taken, and words that it lost come at the end of the page.
     """
-    units = units_of(unescaped(without_leaders(markdown)), running)
     lines = lines_of(without_leaders(plain), running)
-    page = _Page(units, lines)
+    units = _with_true_headings(units_of(unescaped(without_leaders(markdown)), running), lines)
+    page = _Page(units, numbered(trusting_tables(lines, units)))
     if not page.is_settled and (page.pairs() > _MAX_PAIRS or stand_in_columns(lines)):
         return "\n".join([_text(unit.text for unit in units), "", *page.lost()]).strip("\n")
     return page.merged()
@@ -146,6 +149,21 @@ class _Page:
         return bisect_right(self._unit_starts, offset) - 1
 
 
+def _with_true_headings(units: Sequence[Unit], lines: Sequence[Line]) -> list[Unit]:
+    """Without the headings that are none: entries of a table of contents, and lines of code or configuration
+    that begin with the sign themselves."""
+    literal = [line.words for line in lines if line.words and line.text.lstrip().startswith("#")]
+    kept = []
+    for unit in units:
+        if _HEADING_MARK.match(unit.text):
+            if _ENTRY.search(unit.text):
+                unit.text = _HEADING_MARK.sub("", unit.text)
+            elif any(unit.words[: len(words)] == words for words in literal):
+                unit.text = f"\\{unit.text}"
+        kept.append(unit)
+    return kept
+
+
 def paragraph(run: Sequence[str]) -> str:
     """Plain lines as they stand, moved to the left edge together; none of them becomes a heading."""
     indent = min((len(line) - len(line.lstrip()) for line in run if line.strip()), default=0)
@@ -160,12 +178,14 @@ def _broken(unit: Unit, breaks: Sequence[int]) -> str:
     parts: list[str] = []
     start = letters = 0
     for word in WORD.finditer(unit.text):
-        before = unit.text[start : word.start()].rstrip(" *_([\"“'`<-•")
-        if letters in wanted and before and (before.endswith(_ENDS) or word.group()[0].isupper()):
-            parts.append(before)
-            start += len(before)
+        before = unit.text[start : word.start()]
+        cut = before.rfind(" ") + 1
+        sentence = before[:cut].rstrip(" *_")
+        if letters in wanted and sentence and (sentence.endswith(_ENDS) or word.group()[0].isupper()):
+            parts.append(before[:cut].rstrip())
+            start += cut
         letters += len(word.group())
-    return "\n\n".join([*parts, unit.text[start:]]).replace("\n\n ", "\n\n")
+    return "\n\n".join([*parts, unit.text[start:]])
 
 
 def _text(parts: Iterator[str] | Sequence[str]) -> str:

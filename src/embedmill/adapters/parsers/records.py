@@ -55,7 +55,7 @@ def table_records(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def header(rows: Sequence[Sequence[str]]) -> list[str] | None:
     """The names of the columns where the first row is one of names: all filled, all different, no numbers,
-    and the rows below have as many cells."""
+    and the rows below have about as many cells. Empty cells at the end of a row are often left out."""
     if len(rows) < 2 or len(rows[0]) < 2:
         return None
     names = [" ".join(cell.split()) for cell in rows[0]]
@@ -63,7 +63,7 @@ def header(rows: Sequence[Sequence[str]]) -> list[str] | None:
         return None
     if not all(name and len(name) <= _MAX_HEADER_CHARS and not _is_value(name) for name in names):
         return None
-    alike = sum(abs(len(row) - len(names)) <= 1 for row in rows[1:])
+    alike = sum(len(names) <= 2 * len(row) <= 2 * len(names) + 2 for row in rows[1:])
     return names if alike * 2 >= len(rows) - 1 else None
 
 
