@@ -69,6 +69,19 @@ def test_an_overlap_stays_within_the_plan_and_starts_at_a_word(
             )
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("```python\n``` the.\n\n0 \n\nthe.\n\n0 0 0 0\n\n", 8),  # a line of code that ends in a space
+        ("```python\n```\n\n" + "\u200b" * 50 + "\n\n##\n\n", 53),  # a tiny section that has to be cut off
+    ],
+)
+def test_what_the_properties_once_found_stays_mended(text: str, size: int) -> None:
+    for count_tokens in COUNTERS:
+        chunks = chunks_of(text, ChunkPlan(size, 0), count_tokens)
+        assert [chunk.text for chunk in chunks] == [chunk.text.strip() for chunk in chunks]
+
+
 def test_consecutive_chunks_of_prose_overlap() -> None:
     text = " ".join(f"Sentence {number} tells of pumps and of pressure." for number in range(200))
 

@@ -35,7 +35,12 @@ def write_corpus(folder: Path, files: int, chance: random.Random) -> None:
 
 def embedmill(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [EMBEDMILL, *arguments], env=environment(data_dir), capture_output=True, text=True, check=False, timeout=180
+        [EMBEDMILL, *arguments],
+        env=environment(data_dir),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
     )
 
 

@@ -35,14 +35,20 @@ def test_every_format_is_found_again_and_a_second_run_pays_for_nothing(database:
     assert (second["calls"], second["verdicts"]) == (0, {"unchanged": len(GOOD)})
     status = command.json("status")
     assert status["pipelines"][0]["coverage_percent"] == 100.0
-    assert status["queue"] == {"pending": 0, "processing": 0, "rate_limited": 0, "oldest_waiting_seconds": None}
+    assert status["queue"] == {
+        "pending": 0,
+        "processing": 0,
+        "rate_limited": 0,
+        "oldest_waiting_seconds": None,
+    }
 
 
 def test_only_what_changed_is_paid_for_and_what_is_gone_is_removed(database: str, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     (corpus / "sub").mkdir(parents=True)
     paragraphs = [
-        f"Paragraph {n} speaks of subject {n}. " + " ".join(f"word{n}x{i}" for i in range(60)) for n in range(40)
+        f"Paragraph {n} speaks of subject {n}. " + " ".join(f"word{n}x{i}" for i in range(60))
+        for n in range(40)
     ]
     long = corpus / "long.txt"
     long.write_text("\n\n".join(paragraphs))

@@ -9,7 +9,9 @@ from tests.support.commands import CommandLine
 
 def test_documents_in_answers_out_on_postgresql_16(postgres16: str, tmp_path: Path) -> None:
     note = tmp_path / "note.md"
-    note.write_text("# Tides\n\nThe spring tide follows the new moon.\n\n# Bread\n\nRye needs a sour dough.\n")
+    note.write_text(
+        "# Tides\n\nThe spring tide follows the new moon.\n\n# Bread\n\nRye needs a sour dough.\n"
+    )
     command = CommandLine(tmp_path / "data", postgres16)
     report = command.json("ingest", str(note))
     assert report["coverage_percent"] == 100.0
@@ -22,7 +24,13 @@ def test_documents_in_answers_out_on_postgresql_16(postgres16: str, tmp_path: Pa
 
 def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
     command = CommandLine(tmp_path / "data", "postgresql://me:hunter2@127.0.0.1:1/nowhere")
-    for arguments in (("status",), ("ingest", str(tmp_path)), ("search", "x"), ("worker",), ("db", "migrate")):
+    for arguments in (
+        ("status",),
+        ("ingest", str(tmp_path)),
+        ("search", "x"),
+        ("worker",),
+        ("db", "migrate"),
+    ):
         told = command.run(*arguments, status=1).stderr
         assert told.startswith("embedmill: "), told
         assert "hunter2" not in told

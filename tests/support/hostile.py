@@ -25,7 +25,7 @@ PARSES: frozenset[str] = frozenset()
 
 GIB = 1024**3
 _BOMB_BYTES = 300 * 1024 * 1024  # more than any one part may unfold to
-_FLATE_BOMB_BYTES = 60 * 1024 * 1024  # in text, many times that in memory and minutes to draw
+_FLATE_BOMB_BYTES = 160 * 1024 * 1024  # in text, three times that in memory
 _LAUGHS = (
     '<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY l9 "lol">'
     + "".join(f'<!ENTITY l{n} "{f"&l{n + 1};" * 10}">' for n in range(8, -1, -1))
@@ -131,7 +131,7 @@ def compound(*streams: str) -> bytes:
 @cache
 def flate_bomb_pdf() -> bytes:
     """A page whose content stream unfolds a thousandfold, twice over."""
-    packer = zlib.compressobj(9)
+    packer = zlib.compressobj(1)
     block = b"BT /F1 1 Tf (x) Tj ET\n" * 50_000
     once = b"".join(packer.compress(block) for _ in range(_FLATE_BOMB_BYTES // len(block))) + packer.flush()
     twice = zlib.compress(once, 9)

@@ -4,12 +4,14 @@ worker that runs until nothing is left. Shared by tests and benchmarks; must not
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
+from psycopg import sql
 
 from embedmill.app import App, open_app
 from embedmill.core.documents import Chunk, ChunkPlan, ParsedDocument
@@ -21,7 +23,6 @@ from embedmill.ingest.storing import Launched, SourceContent, Storing
 from embedmill.ports import ProviderSpec, Vectors
 from embedmill.settings import Settings
 from embedmill.worker.loop import Worker, WorkerOptions
-from psycopg import sql
 
 
 @asynccontextmanager
@@ -79,7 +80,13 @@ async def add_document(
     for ordinal, text in enumerate(texts):
         chunks.append(Chunk(ordinal, start, start + len(text), text, len(text.split()) + 2))
         start += len(text) + 1
-    content = SourceContent("test", source_id, source_id, len(whole), source_id.encode()[:32].ljust(32))
+    content = SourceContent(
+        "test",
+        source_id,
+        source_id,
+        len(whole),
+        hashlib.sha256(whole.encode("utf-8", "surrogatepass")).digest(),
+    )
     return await storing.save(content, ParsedDocument(text=whole, media_type="text/plain"), chunks)
 
 

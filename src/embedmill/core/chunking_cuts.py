@@ -25,7 +25,7 @@ STRAY_SECTION = 0.1
 _ROUNDS = ((Strength.SUBITEM, 0.4), (Strength.SUBITEM, 0.2), (Strength.CHARACTER, 0.4))
 """The weakest boundaries a round takes, and how far from other cuts, as a part of the target."""
 
-_COSTS = {
+_COSTS: dict[int, float] = {
     Strength.RULE: -0.2,
     Strength.BLOCK: 0.0,
     Strength.ITEM: 0.2,
@@ -201,4 +201,4 @@ def _best_in_window(
     if begin >= end:
         return 0, 0.0
     at = min(range(begin, end), key=units.keys.__getitem__)
-    return at, _COSTS.get(Strength(units.strengths[at]), _HEADING_COST)
+    return at, _COSTS.get(units.strengths[at], _HEADING_COST)

@@ -87,7 +87,7 @@ def lines(text: str, start: int, end: int) -> Iterator[Cut]:
     at = start
     for match in _BREAK.finditer(text, start, end):
         blank = text.count("\n", match.start(), match.end()) > 1
-        yield at, match.start(), Strength.SENTENCE if blank else Strength.LINE
+        yield at, trimmed(text, at, match.start()), Strength.SENTENCE if blank else Strength.LINE
         at = match.end()
     yield at, end, 0
 

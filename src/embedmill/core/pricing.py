@@ -13,11 +13,12 @@ def cost_usd(tokens: int, price_per_million_tokens: Decimal | None) -> Decimal |
 
 
 def format_usd(amount: Decimal | None) -> str:
-    """For people: cents for whole sums, as many digits as it takes for small ones."""
+    """For people: cents from a dollar on, three digits that count below; what costs something is never $0."""
     if amount is None:
         return "unknown"
     if amount == 0:
         return "$0"
-    if amount >= 1:
+    if amount >= Decimal("0.995"):
         return f"${amount:,.2f}"
-    return f"${amount:.6f}".rstrip("0")
+    whole, _, cents = f"{amount:.{2 - amount.adjusted()}f}".partition(".")
+    return f"${whole}.{cents.rstrip('0'):0<2}"

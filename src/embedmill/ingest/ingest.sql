@@ -13,6 +13,16 @@ SELECT id, source_id
   FROM embedmill.knowledge_documents
  WHERE pipeline_id = %(pipeline_id)s AND source_type = %(source_type)s AND starts_with(source_id, %(beginning)s);
 
+-- name: same_document
+-- The document and its newest job, where exactly this content was saved meanwhile: by another run, or by
+-- ourselves before the answer to COMMIT was lost. Locks the row.
+SELECT d.id, (SELECT j.id FROM embedmill.ingestion_jobs j
+               WHERE j.document_id = d.id ORDER BY j.created_at DESC LIMIT 1)
+  FROM embedmill.knowledge_documents d
+ WHERE d.pipeline_id = %(pipeline_id)s AND d.source_type = %(source_type)s AND d.source_id = %(source_id)s
+   AND d.content_hash = %(content_hash)s AND d.error_reason IS NULL
+   FOR UPDATE;
+
 -- name: save_document
 -- A document's new content; its version rises with each change. Locks the row to the end of the transaction.
 INSERT INTO embedmill.knowledge_documents AS d

@@ -64,8 +64,12 @@ class Storing:
     async def save(
         self, content: SourceContent, document: ParsedDocument, chunks: Sequence[Chunk]
     ) -> Launched:
-        """Make this the document's content and launch what lacks a vector. Unchanged chunks keep theirs."""
+        """Make this the document's content and launch what lacks a vector. Unchanged chunks keep theirs, and
+        content that stands already is only launched: what works on it is not disturbed."""
         async with self._database.transaction() as connection:
+            standing = await self._find_same(connection, content)
+            if standing is not None:
+                return await self._launch(connection, *standing, len(chunks))
             document_id, version = await self._save_document(connection, content, document, len(chunks))
             if version > 1:
                 await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
@@ -107,6 +111,19 @@ class Storing:
             await connection.execute(_SQL["lock_document"], {"document_id": document_id})
             await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
             await connection.execute(_SQL["delete_document"], {"document_id": document_id})
+
+    async def _find_same(self, connection: Connection, content: SourceContent) -> tuple[int, UUID] | None:
+        cursor = await connection.execute(
+            _SQL["same_document"],
+            {
+                "pipeline_id": self._pipeline.id,
+                "source_type": content.source_type,
+                "source_id": content.source_id,
+                "content_hash": content.content_hash,
+            },
+        )
+        row = await cursor.fetchone()
+        return None if row is None or row[1] is None else (row[0], row[1])
 
     async def _save_document(
         self,

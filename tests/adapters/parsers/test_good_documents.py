@@ -109,6 +109,11 @@ def test_words_are_not_escaped_but_code_stays_as_it_is(read: Read) -> None:
     assert r"a\*b \\n" in text
 
 
+def test_a_raised_number_does_not_run_into_the_one_before(read: Read) -> None:
+    text = read("<p>2<sup><small>48</small></sup> bytes, 10<sup>-6</sup> m, E<sup>2</sup></p>", "a.html").text
+    assert "2^48 bytes, 10^-6 m, E" in text
+
+
 def test_a_form_letter_that_compresses_three_hundredfold_is_no_bomb(read: Read) -> None:
     paragraph = "<w:p><w:r><w:t>The same paragraph again and again.</w:t></w:r></w:p>"
     assert read(office.docx(paragraph * 40_000), "a.docx").text.count("again and again") == 40_000

@@ -18,7 +18,7 @@ from tests.support import good_pdfs as pdfs
 from tests.support.hostile import PARSES, encrypted_pdf
 from tests.support.sentences import PAGES
 
-CHILD = (sys.executable, "-m", "embedmill.adapters.parsers.child", "--memory-bytes", str(512 * MIB))
+CHILD = (sys.executable, "-m", "embedmill.adapters.parsers.child", "--memory-bytes", str(256 * MIB))
 
 
 async def test_each_hostile_file_gets_its_reason_and_its_neighbours_are_read(

@@ -95,6 +95,11 @@ def test_a_table_names_its_columns_in_each_record(separator: str, read: Read) ->
     assert [made.text[place.start : place.end][:9] for place in made.places] == ["Name: Rye", "Name: Oat"]
 
 
+def test_rows_that_leave_out_their_last_cells_still_name_their_columns(read: Read) -> None:
+    source = "version,name,created,release,eol,lts\n1,Buzz,1993,1996,1997\n2,Rex,1996\n3,Bo,1997,1998\n"
+    assert read(source, "t.csv").text.split("\n\n")[1] == "version: 2\nname: Rex\ncreated: 1996"
+
+
 def test_a_table_without_a_header_keeps_its_first_row(read: Read) -> None:
     assert read("1,2\n3,4\n", "t.csv").text == "1, 2\n\n3, 4"
 

@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -33,7 +33,9 @@ from embedmill.ingest.parsing_protocol import (
     Reply,
     TokenizerSpec,
 )
-from embedmill.ports import TokenCounter
+
+if TYPE_CHECKING:
+    from embedmill.ports import TokenCounter
 
 MAX_TOKENIZERS = 4
 

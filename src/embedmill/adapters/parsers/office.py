@@ -3,7 +3,6 @@ is called and what its failures mean; xberg is young, so nothing of it may show 
 
 from __future__ import annotations
 
-import asyncio
 import html
 import re
 from typing import TYPE_CHECKING
@@ -40,7 +39,10 @@ _PLACE_KINDS = {
     types.ODS: "sheet",
 }
 # Converters drop the raising of a number: 2 to the 48th would become 248.
-_POWER = re.compile(r"(\d)<sup(?:\s[^<>]{0,200})?>\s*([-+−]?\w{1,6})\s*</sup>", re.IGNORECASE)
+_POWER = re.compile(
+    r"(\d)<sup(?:\s[^<>]{0,200})?>(?:\s*<[a-z][^<>]{0,200}>){0,2}\s*([-+−]?\w{1,6})\s*(?:</[a-z]+>\s*){0,2}</sup>",
+    re.IGNORECASE,
+)
 _HTML_TITLE = re.compile(r"<title[^>]*>([^<]{1,2000})</title", re.IGNORECASE)
 
 
@@ -119,6 +121,8 @@ class OfficeParser:
         return f"## {label}\n\n{body}" if body.strip() else ""
 
     def _extract(self, data: bytes, media_type: str) -> ExtractedDocument:
+        import asyncio  # noqa: PLC0415
+
         try:
             import xberg  # noqa: PLC0415
         except ImportError as error:

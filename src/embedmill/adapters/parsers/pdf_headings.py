@@ -15,6 +15,7 @@ _LARGER = 1.15
 
 _MAX_LINES = 3
 _MAX_CHARS = 200
+_MAX_ON_A_PAGE = 100
 _LINE_GAP = 1.45
 """Lines of one heading follow each other within this multiple of the size of their letters."""
 
@@ -72,7 +73,8 @@ def headings_on(items: Sequence[Item], body: float) -> list[str]:
         else:
             found.append([line])
     texts = (" ".join(line.text for line in lines) for lines in found if len(lines) <= _MAX_LINES)
-    return [text for text in texts if len(text) <= _MAX_CHARS and _is_title(text)]
+    titles = [text for text in texts if len(text) <= _MAX_CHARS and _is_title(text)]
+    return titles if len(titles) <= _MAX_ON_A_PAGE else []
 
 
 def with_headings(markdown: str, headings: Sequence[str]) -> str:
@@ -95,8 +97,9 @@ def with_headings(markdown: str, headings: Sequence[str]) -> str:
             marked += [*_blank_after(marked), f"{mark.group(1) if mark else _UNKNOWN} {known[key]}", ""]
             at += taken
         else:
+            parts = [line] if fenced else _parted(line, headings)
             if line or fenced or not marked or marked[-1]:
-                marked.append(line)
+                marked += parts[1:] if len(parts) > 1 and not (marked and marked[-1]) else parts
             at += 1
     return "\n".join(marked).rstrip("\n")
 
@@ -157,12 +160,30 @@ def _heading_at(lines: Sequence[str], at: int, known: Mapping[str, str]) -> tupl
     """How many lines from here, blank ones included, make up a known heading, and its key; (0, '') if none."""
     key = ""
     for end in range(at, min(len(lines), at + 2 * _MAX_LINES)):
+        if lines[end].startswith(("|", "- ", ">")):
+            break
         key += words_key(lines[end])
         if key in known:
             return end + 1 - at, key
-        if lines[end].startswith(("|", "- ", ">")) or not any(heading.startswith(key) for heading in known):
+        if not any(heading.startswith(key) for heading in known):
             break
     return 0, ""
+
+
+def _parted(line: str, headings: Sequence[str]) -> list[str]:
+    """The headings that a heading of the Markdown was put together from; itself where it is one."""
+    match = _HEADING.fullmatch(line)
+    wanted = words_key(line) if match else ""
+    for start in range(len(headings) if wanted else 0):
+        key = ""
+        for end in range(start, min(len(headings), start + _MAX_LINES)):
+            key += words_key(headings[end])
+            if key == wanted and match:
+                parts = headings[start : end + 1]
+                return [part for heading in parts for part in ("", f"{match.group(1)} {heading}")]
+            if not wanted.startswith(key):
+                break
+    return [line]
 
 
 def _headings(page: str) -> Iterable[tuple[str, str]]:

@@ -25,6 +25,7 @@ _MIN_REPEATS = 3
 _MIN_COLUMN_CHARS = 18
 _MIN_COLUMN_ROWS = 6
 _MIN_FILLED = 0.75
+_MAX_TABLES = 30  # on a page; each is looked for from every line on
 
 
 class Unit(msgspec.Struct):
@@ -115,9 +116,7 @@ def trusting_tables(lines: Sequence[Line], units: Sequence[Unit]) -> list[Line]:
     ends = {total: at for at, total in reversed(list(enumerate(accumulate(letters))))}
     totals = [0, *accumulate(letters)]
     trusted = list(lines)
-    for unit in units:
-        if not unit.text.startswith("|") or not unit.words:
-            continue
+    for unit in [unit for unit in units if unit.text.startswith("|") and unit.words][:_MAX_TABLES]:
         wanted = Counter("".join(unit.words))
         for start, total in enumerate(totals[:-1]):
             end = ends.get(total + wanted.total())

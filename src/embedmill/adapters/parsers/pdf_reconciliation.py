@@ -24,7 +24,9 @@ from embedmill.adapters.parsers.pdf_pieces import (
 )
 
 # Comparing takes as many steps as there are pairs of equal words: a page of one word repeated is not worth it.
-_MAX_PAIRS = 3_000_000
+_MAX_PAIRS = 1_000_000
+# Words that may only have been joined to others are looked for among all letters, up to this many.
+_MAX_CUT_WORDS = 1000
 _HEADING_MARK = re.compile(r"^(#{1,6} )", re.MULTILINE)
 _ENTRY = re.compile(r" … ?[\divxlc]{0,6}$")
 _STRUCTURED = ("#", "|", "```")
@@ -126,23 +128,32 @@ class _Page:
 
     def _without_halves(self, found: list[int | None], spoilt: set[int]) -> list[int | None]:
         """A unit is given up, too, with a line that it shares with lost words, so that the rows of a table stay
-        whole."""
-        before = -1
-        while before < len(spoilt):
-            before = len(spoilt)
-            found = [None if at is None or self._unit_at(at) in spoilt else at for at in found]
-            for line in self._lines:
-                span = found[line.start : line.start + len(line.words)]
-                if not line.runs_along and None in span:
-                    spoilt |= {self._unit_at(at) for at in span if at is not None}
-        return found
+        whole; and so on along the lines of that unit."""
+        lines_of_unit: dict[int, list[int]] = {}
+        units_on_line: list[set[int]] = []
+        for at, line in enumerate(self._lines):
+            span = found[line.start : line.start + len(line.words)]
+            units_on_line.append({self._unit_at(offset) for offset in span if offset is not None})
+            for unit in units_on_line[at]:
+                lines_of_unit.setdefault(unit, []).append(at)
+            if None in span and not line.runs_along:
+                spoilt |= units_on_line[at]
+        waiting = list(spoilt)
+        while waiting:
+            for at in lines_of_unit.get(waiting.pop(), ()):
+                fresh = set() if self._lines[at].runs_along else units_on_line[at] - spoilt
+                spoilt |= fresh
+                waiting += fresh
+        return [None if at is None or self._unit_at(at) in spoilt else at for at in found]
 
     def lost(self) -> Iterator[str]:
         """The lines with words that the Markdown has nowhere."""
-        lost = Counter(self._theirs) - Counter(self._ours)
-        letters = "".join(self._ours)
+        lost = set(self._theirs) - set(self._ours)
+        if len(lost) <= _MAX_CUT_WORDS:
+            letters = "".join(self._ours)
+            lost = {word for word in lost if word not in letters}
         for line in self._lines:
-            if not line.runs_along and any(lost[word] and word not in letters for word in line.words):
+            if not line.runs_along and not lost.isdisjoint(line.words):
                 yield paragraph([line.text])
 
     def _unit_at(self, offset: int) -> int:

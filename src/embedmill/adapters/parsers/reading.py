@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import PurePath
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from embedmill.adapters.parsers import media_types as types
 from embedmill.adapters.parsers.delimited import DelimitedParser
@@ -21,7 +21,10 @@ from embedmill.adapters.parsers.plain import PlainTextParser
 from embedmill.adapters.parsers.text import clean, document, require_length
 from embedmill.core.documents import ParsedDocument
 from embedmill.errors import DocumentError
-from embedmill.ports import Parser
+
+if TYPE_CHECKING:
+    # It brings numpy, which a tenth of a second of each parsing process would go into.
+    from embedmill.ports import Parser
 
 _TEXTUAL = frozenset({types.PLAIN, types.MARKDOWN, types.CSV, types.TSV, types.JSON, types.JSONL})
 

@@ -35,12 +35,13 @@ CREATE TABLE embedmill.pipelines (
     name                      text NOT NULL CHECK (name ~ '^[a-z][a-z0-9_-]{0,39}$'),
     view_name                 text NOT NULL UNIQUE,
     chunk_tokens              integer NOT NULL CHECK (chunk_tokens BETWEEN 8 AND 100000),
-    chunk_overlap             integer NOT NULL CHECK (chunk_overlap >= 0 AND chunk_overlap <= chunk_tokens / 2),
+    chunk_overlap             integer NOT NULL,
     text_search_config        regconfig NOT NULL DEFAULT 'english',
     price_per_million_tokens  numeric CHECK (price_per_million_tokens >= 0),  -- NULL: unknown
     quota_key                 text NOT NULL REFERENCES embedmill.quotas,
     current_generation_id     integer,
     created_at                timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT pipelines_chunk_overlap_check CHECK (chunk_overlap BETWEEN 0 AND chunk_tokens / 2),
     UNIQUE (tenant_id, name)
 );
 

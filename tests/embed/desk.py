@@ -1,0 +1,139 @@
+"""A worker's desk without its loop: items claimed and loaded as the embedder does it, writes made one at a time
+by the test. Owns no provider; the vectors are the stand-in's for exactly that text."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from embedmill.app import App
+from embedmill.core.batching import CallLimits, Packer, Unit
+from embedmill.database.pipelines import Pipeline
+from embedmill.embed.embedder import Embedder
+from embedmill.embed.holding import Holdings
+from embedmill.embed.loading import Loader
+from embedmill.embed.persistence import Call, Outcome, Persistence
+from embedmill.embed.traffic import Traffic
+from embedmill.events import Event
+from embedmill.ports import EmbeddingProvider
+from embedmill.queue.items import live_items
+from tests.support.provider import vectors_for
+from tests.support.queue_rows import grow_older
+
+E = TypeVar("E")
+
+
+class Desk:
+    """One claimant. Two desks on one pipeline are two workers."""
+
+    def __init__(self, app: App, pipeline: Pipeline, *, inputs_per_call: int = 1000) -> None:
+        self.app = app
+        self.pipeline = pipeline
+        self.worker_id = uuid4()
+        self.holdings = Holdings()
+        self.packer = Packer(CallLimits(inputs_per_call, 1_000_000))
+        self.persistence = Persistence(app.database, pipeline, lease_seconds=600)
+        self.traffic = Traffic()
+        self.loader = Loader(
+            app.database,
+            pipeline,
+            self.persistence,
+            worker_id=self.worker_id,
+            traffic=self.traffic,
+            lease_seconds=600,
+        )
+
+    async def load(self) -> list[Outcome]:
+        """Claim and load what is ready; returns what ended by reuse alone."""
+        return await self.loader.fill(self.packer, self.holdings)
+
+    async def write(self, units: list[Unit], *, call_id: UUID | None = None) -> Outcome:
+        """As if the provider had just answered these units."""
+        call = Call(
+            id=call_id or uuid4(),
+            worker_id=self.worker_id,
+            usage_type="internal_ingestion",
+            inputs=len(units),
+            tokens=sum(unit.tokens for unit in units),
+            latency_ms=1,
+        )
+        vectors = vectors_for([unit.text for unit in units], self.pipeline.generation.dimensions)
+        return await self.persistence.write_response(call, units, vectors, self.holdings)
+
+
+async def free_all(app: App) -> None:
+    """As a rescuer does who finds every worker dead."""
+    await app.database.fetch("SELECT embedmill.rescue_items('{}')")
+
+
+async def ledger(app: App) -> list[tuple[int, int]]:
+    """(inputs, tokens) of each call that is on the books."""
+    rows = await app.database.fetch("SELECT inputs, input_tokens FROM embedmill.llm_usage_log ORDER BY id")
+    return [(row[0], row[1]) for row in rows]
+
+
+class Impatient(random.Random):
+    """Chance that always chooses not to wait: every backoff is its shortest."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return min(a, b)
+
+
+class Run:
+    """An embedder on its own, from the first ready item to the last, as often as asked for."""
+
+    def __init__(
+        self,
+        app: App,
+        pipeline: Pipeline,
+        *,
+        provider: EmbeddingProvider | None = None,
+        calls_in_flight: int = 4,
+        lease_seconds: float = 600.0,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.app = app
+        self.events: list[Event] = []
+        self.worker_id = uuid4()
+        self.provider = provider or app.provider(pipeline.generation.spec)
+
+        def note(event: Event) -> None:
+            self.events.append(event)
+            on_event(event)
+
+        self.embedder = Embedder(
+            app.database,
+            pipeline,
+            self.provider,
+            worker_id=self.worker_id,
+            calls_in_flight=calls_in_flight,
+            lease_seconds=lease_seconds,
+            on_event=note,
+            chance=Impatient(),
+        )
+
+    async def __call__(self, *, seconds: float = 20.0) -> Run:
+        """Embed what is ready now; what failed waits for its delay when this returns."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.embedder.run()
+        finally:
+            await self.provider.aclose()
+        return self
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+async def embed_until_idle(app: App, pipeline: Pipeline, *, rounds: int = 8) -> list[Run]:
+    """Runs, with the delays of failures cut short between them, until nothing is live any more."""
+    runs = []
+    for _ in range(rounds):
+        runs.append(await Run(app, pipeline)())
+        if not await live_items(app.database):
+            break
+        await grow_older(app.database, 1000)
+    return runs

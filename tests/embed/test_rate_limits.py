@@ -1,0 +1,115 @@
+"""Limits of the provider and of the quota: waited for together, at no attempt's cost, without stirring up the
+backlog."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from embedmill.app import App
+from embedmill.database.pipelines import Pipeline
+from embedmill.events import CallFailed
+from embedmill.ingest.progress import batch_progress
+from tests.embed.desk import Run, embed_until_idle
+from tests.support import audit
+from tests.support.provider import RunningProvider
+from tests.support.work import add_document, missing_chunks, stand_in_pipeline
+
+
+async def test_a_429_costs_no_attempt_and_cools_the_shared_quota(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    await add_document(app, pipeline, "doc", [f"text {n}" for n in range(10)])
+    provider.configure(faults=["429"], retry_after="ms", retry_after_seconds=0.4)
+    run = await Run(app, pipeline)()
+    assert await missing_chunks(app, pipeline) == 0
+    assert await audit.ended_items(app) == [("completed", 0, 0, None)]
+    assert [event.rate_limited for event in run.of(CallFailed)] == [True]
+    rows = await app.database.fetch(
+        "SELECT u.created_at >= q.cooldown_until FROM embedmill.quotas q, embedmill.llm_usage_log u "
+        " WHERE q.quota_key = %s",
+        (pipeline.quota_key,),
+    )
+    assert rows == [(True,)]  # no call was made, and none was charged, before the time that was asked for
+    await audit.assert_books_balance(app)
+
+
+async def test_a_429_storm_drains_without_an_attempt_spent(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    batch = uuid4()
+    for number in range(10):
+        await add_document(app, pipeline, f"doc {number}", [f"{number} {n}" for n in range(8)], batch)
+    provider.configure(calls_per_minute=3, window_seconds=0.5, retry_after="ms")
+    await embed_until_idle(app, pipeline)
+    assert await missing_chunks(app, pipeline) == 0
+    assert {row[1] for row in await audit.ended_items(app)} == {0}
+    stats = provider.stats()
+    assert stats["calls_by_status"]["429"] > 0
+    assert stats["calls_paid"] <= 10, "calls stay full under a limit"
+    assert stats["most_paid_for_one_input"] == 1
+    await audit.assert_books_balance(app)
+
+
+async def test_a_long_retry_after_leaves_the_backlog_alone(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    """Only what was in flight comes back as rate limited; the rest is not claimed and given back one by one."""
+    for number in range(60):
+        await add_document(app, pipeline, f"doc {number}", [f"{number} {n}" for n in range(10)])
+    provider.configure(calls_per_minute=0, retry_after_seconds=300)
+    run = await Run(app, pipeline, calls_in_flight=3)()
+    rows = await app.database.fetch(
+        "SELECT status::text, count(*), sum(retry_count), max(available_at) > now() + interval '4 minutes' "
+        "  FROM embedmill.embedding_queue GROUP BY 1 ORDER BY 1"
+    )
+    untouched, limited = rows
+    assert (untouched[0], *untouched[2:]) == ("pending", 0, False)
+    assert (limited[0], *limited[2:]) == ("rate_limited", 0, True)
+    assert limited[1] <= 4
+    assert provider.stats()["calls"] <= 3
+    assert run.embedder.rest_seconds > 240
+    await audit.assert_books_balance(app)
+
+
+async def test_the_quota_keeps_a_crowd_of_workers_below_the_provider_s_limit(
+    app: App, provider: RunningProvider
+) -> None:
+    """Two embedders with eight calls each, one quota; the provider would say 429 to the first call too many."""
+    pipeline = await stand_in_pipeline(
+        app, provider.base_url, dimensions=16, max_inputs_per_call=5, calls_per_minute=600
+    )
+    provider.configure(calls_per_minute=600)
+    for number in range(40):
+        await add_document(app, pipeline, f"doc {number}", [f"{number} {n}" for n in range(5)])
+    runs = [Run(app, pipeline, calls_in_flight=8) for _ in range(2)]
+    await asyncio.gather(*(run() for run in runs))
+    assert await missing_chunks(app, pipeline) == 0
+    assert "429" not in provider.stats()["calls_by_status"]
+    await audit.assert_books_balance(app)
+
+
+async def test_calls_are_kept_small_enough_for_the_tokens_a_minute(app: App, provider: RunningProvider) -> None:
+    pipeline = await stand_in_pipeline(
+        app, provider.base_url, dimensions=16, max_inputs_per_call=100, tokens_per_minute=60_000
+    )
+    await add_document(app, pipeline, "doc", [f"{n} " + "word " * 97 for n in range(60)])
+    await Run(app, pipeline)()
+    # 5% of a minute is 3,000 tokens, and each text counts for 100.
+    assert provider.stats()["max_inputs_in_a_call"] <= 30
+    assert await missing_chunks(app, pipeline) == 0
+
+
+async def test_a_stop_does_not_wait_for_the_quota(app: App, pipeline: Pipeline, provider: RunningProvider) -> None:
+    await add_document(app, pipeline, "doc", [f"text {n}" for n in range(10)])
+    noticed = asyncio.Event()
+    provider.configure(calls_per_minute=0, retry_after_seconds=25)
+    run = Run(app, pipeline, on_event=lambda event: noticed.set())
+    running = asyncio.create_task(run())
+    await noticed.wait()
+    run.embedder.stop()
+    async with asyncio.timeout(5):
+        await running
+    assert [(row[1] in {"pending", "rate_limited"}, *row[2:]) for row in await audit.live_items(app)] == [(True, 0, 0)]
+    progress = await batch_progress(app.database, uuid4())
+    assert progress.live_jobs == 0
