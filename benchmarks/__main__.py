@@ -1,6 +1,6 @@
 """`make bench`: every benchmark of the project alone, against physical limits; some minutes.
 
-    python -m benchmarks [NAME ...]
+python -m benchmarks [NAME ...]
 """
 
 from __future__ import annotations

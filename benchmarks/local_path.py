@@ -42,14 +42,16 @@ async def through_the_path(app: App, chunks: list[str]) -> float:
         await storing.relaunch(document.document_id, document.job_id)
     await run_worker_until_settled(app, batch, seconds=600)
     seconds = time.perf_counter() - started
-    await app.database.fetch("DELETE FROM embedmill.knowledge_documents WHERE pipeline_id = %s", (pipeline.id,))
+    await app.database.fetch(
+        "DELETE FROM embedmill.knowledge_documents WHERE pipeline_id = %s", (pipeline.id,)
+    )
     return len(chunks) / seconds
 
 
 async def measure(count: int, rounds: int) -> dict[str, object]:
     chunks = prose_chunks(count)
     engine = OnnxEngine.load(read_sentence_model(find_model("all-MiniLM-L6-v2").folder))
-    engine.prepare()
+    engine.prepare(quick=False)
     bare, path = [], []
     with tempfile.TemporaryDirectory() as folder, benchmark_database() as url:
         async with app_on(url, Path(folder)) as app:

@@ -26,6 +26,7 @@ def describe_machine() -> dict[str, object]:
         "load_before": round(os.getloadavg()[0], 2),
         "commit": commit,
         "versions": {
-            name: version(name) for name in ("psycopg", "numpy", "httpx2", "msgspec", "onnxruntime", "tokenizers")
+            name: version(name)
+            for name in ("psycopg", "numpy", "httpx2", "msgspec", "onnxruntime", "tokenizers")
         },
     }

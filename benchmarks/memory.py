@@ -50,7 +50,12 @@ SELECT document_id, id FROM jobs
 async def make_backlog(app: App, pipeline: Pipeline, chunks: int) -> None:
     """Documents of up to 500 chunks, launched."""
     each = min(500, chunks)
-    values = {"tenant": pipeline.tenant_id, "pipeline": pipeline.id, "documents": chunks // each, "each": each}
+    values = {
+        "tenant": pipeline.tenant_id,
+        "pipeline": pipeline.id,
+        "documents": chunks // each,
+        "each": each,
+    }
     await app.database.fetch(_DOCUMENTS, values)
     await app.database.fetch(_CHUNKS, values)
     await app.database.fetch("ANALYZE embedmill.knowledge_chunks")

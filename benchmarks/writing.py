@@ -123,8 +123,13 @@ async def whole_path(app: App, pipeline: Pipeline, texts: list[str], chunks_per_
     enqueued = time.perf_counter() - started
     await run_worker_until_settled(app, batch, options=options, seconds=600)
     seconds = time.perf_counter() - started
-    print(f"   {len(texts) / seconds:,.0f} rows/s, of which enqueueing took {enqueued / seconds:.0%}", flush=True)
-    await app.database.fetch("DELETE FROM embedmill.knowledge_documents WHERE pipeline_id = %s", (pipeline.id,))
+    print(
+        f"   {len(texts) / seconds:,.0f} rows/s, of which enqueueing took {enqueued / seconds:.0%}",
+        flush=True,
+    )
+    await app.database.fetch(
+        "DELETE FROM embedmill.knowledge_documents WHERE pipeline_id = %s", (pipeline.id,)
+    )
     await app.database.fetch("VACUUM embedmill.embedding_queue, embedmill.knowledge_chunks")
     return len(texts) / seconds
 
@@ -147,14 +152,19 @@ async def measure(chunks: int, rounds: int) -> list[dict[str, object]]:
                     bare.append(await bare_loop(url, provider.base_url, texts_of(chunks, 1), storage))
                     documents.append(await whole_path(app, pipeline, texts_of(chunks, 10 + number), 500))
                     singles.append(await whole_path(app, pipeline, texts_of(chunks // 4, 100 + number), 1))
-                    print(f"{storage} round {number + 1}: bare {bare[-1]:,.0f}, path {documents[-1]:,.0f}", flush=True)
+                    print(
+                        f"{storage} round {number + 1}: bare {bare[-1]:,.0f}, path {documents[-1]:,.0f}",
+                        flush=True,
+                    )
                 rows.append(
                     {
                         "storage": storage,
                         "bare_rows_per_second": round(statistics.median(bare)),
                         "path_rows_per_second": round(statistics.median(documents)),
                         "one_chunk_documents_per_second": round(statistics.median(singles)),
-                        "ratio": round(statistics.median(p / b for p, b in zip(documents, bare, strict=True)), 3),
+                        "ratio": round(
+                            statistics.median(p / b for p, b in zip(documents, bare, strict=True)), 3
+                        ),
                         "ratio_one_chunk": round(
                             statistics.median(p / b for p, b in zip(singles, bare, strict=True)), 3
                         ),

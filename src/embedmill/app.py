@@ -149,22 +149,19 @@ def open_parsers(settings: Settings) -> ParserPool:
 
 
 @asynccontextmanager
-async def open_app(settings: Settings, *, max_connections: int = 0) -> AsyncIterator[App]:
-    """Open the database, starting the embedded one where none is named, and bring a fresh one to its schema.
-
-    Raises DatabaseError with what to do where it cannot be used as it is.
-    """
+async def open_app(settings: Settings, url: str, *, max_connections: int = 0) -> AsyncIterator[App]:
+    """Open a database that `prepare_database` found."""
     from embedmill.database.pool import Database
 
-    url = prepare_database(settings)
     size = max_connections or settings.calls_in_flight + 6
     async with Database(url, max_connections=size) as database:
         yield App(settings, database)
 
 
 def prepare_database(settings: Settings) -> str:
-    """The URL of a database whose schema is current. A database without one gets it; an older one is brought up
-    to date only where it is embedmill's own: one's own is migrated by `embedmill db migrate`, on purpose."""
+    """The URL of a database whose schema is current, the embedded one where none is named. A database without a
+    schema gets it; an older one is brought up to date only where it is embedmill's own: one's own is migrated by
+    `embedmill db migrate`, on purpose. Raises DatabaseError with what to do where it cannot be used as it is."""
     from embedmill.database.migrator import assert_current, migrate, schema_version
     from embedmill.errors import SchemaVersionError
 

@@ -35,19 +35,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """On whose behalf the command line works."""
     calls_in_flight: Annotated[int, Meta(ge=1, le=256)] = 8
     """Provider calls that a worker has under way at once, for each pipeline."""
-    heartbeat_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    heartbeat_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """How often a worker says that it lives; after two missed beats its items go to others."""
-    lease_seconds: Annotated[float, Meta(gt=0)] = 600.0
+    lease_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     """The hard deadline of a claimed item that makes no progress."""
     local_threads: Annotated[int, Meta(ge=1)] | None = None
     """Threads of the local model. Unset: one for each core."""
     parser_processes: Annotated[int, Meta(ge=1, le=64)] = 2
     """Documents that are parsed at the same time, each in a process of its own."""
-    parse_seconds: Annotated[float, Meta(gt=0)] = 120.0
+    parse_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 120.0
     """The time a document may take to parse."""
     parse_memory_mb: Annotated[int, Meta(ge=256)] = 2048
     """The address space a parsing process may use, in MiB."""
-    max_file_mb: Annotated[float, Meta(gt=0)] = 256.0
+    max_file_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 256.0
     """The largest file that is taken in, in MiB."""
     log_level: str = "warning"
     """debug, info, warning or error; logs go to standard error."""

@@ -190,7 +190,7 @@ async def test_a_closed_provider_refuses_as_a_provider_error(provider: OpenAIPro
 
 async def until_in_flight(stand_in: RunningProvider, count: int) -> None:
     async with asyncio.timeout(30):
-        while stand_in.stats()["in_flight"] != count:  # noqa: ASYNC110  # it is another process
+        while stand_in.stats()["in_flight"] != count:  # it is another process
             await asyncio.sleep(0.01)
 
 

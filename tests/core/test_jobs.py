@@ -37,9 +37,7 @@ def allows(connection: psycopg.Connection[tuple[object, ...]], before: JobStatus
         return True
 
 
-@pytest.mark.parametrize(
-    ("statuses", "name"), [(JobStatus, "job_status"), (ItemStatus, "queue_status")]
-)
+@pytest.mark.parametrize(("statuses", "name"), [(JobStatus, "job_status"), (ItemStatus, "queue_status")])
 def test_the_statuses_are_those_of_the_database(
     database: str, statuses: type[JobStatus] | type[ItemStatus], name: str
 ) -> None:
@@ -73,7 +71,9 @@ def stands_in_queue(connection: psycopg.Connection[tuple[object, ...]], status: 
 
 
 @pytest.mark.parametrize("table", [JOB_TRANSITIONS, ITEM_TRANSITIONS], ids=["jobs", "items"])
-def test_every_status_can_be_reached_and_can_reach_an_end(table: dict[JobStatus, dict[JobStatus, str]]) -> None:
+def test_every_status_can_be_reached_and_can_reach_an_end(
+    table: dict[JobStatus, dict[JobStatus, str]],
+) -> None:
     beginning = next(iter(table))
     reached, frontier = {beginning}, [beginning]
     while frontier:

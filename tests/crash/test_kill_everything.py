@@ -72,7 +72,8 @@ def read_all(data_dir: Path) -> list[tuple[str, str]]:
 def create_pipeline(data_dir: Path, provider: RunningProvider) -> None:
     created = embedmill(
         data_dir, "pipeline", "create", "counted", "--model", "stand-in", "--base-url", provider.base_url,
-        "--dimensions", str(DIMENSIONS), "--max-inputs-per-call", str(INPUTS_PER_CALL), "--price-per-million-tokens", "1",
+        "--dimensions", str(DIMENSIONS), "--max-inputs-per-call", str(INPUTS_PER_CALL),
+        "--price-per-million-tokens", "1",
     )  # fmt: skip
     assert created.returncode == 0, created.stderr
 

@@ -15,11 +15,12 @@ from embedmill.database.pipelines import Pipeline
 from embedmill.embed.embedder import Embedder
 from embedmill.embed.holding import Holdings
 from embedmill.embed.loading import Loader
-from embedmill.embed.persistence import Call, Outcome, Persistence
+from embedmill.embed.persistence import Persistence
+from embedmill.embed.results import Call, Outcome
 from embedmill.embed.traffic import Traffic
 from embedmill.events import Event
 from embedmill.ports import EmbeddingProvider
-from embedmill.queue.items import live_items
+from embedmill.queue.items import Item, live_items
 from tests.support.provider import vectors_for
 from tests.support.queue_rows import grow_older
 
@@ -47,8 +48,24 @@ class Desk:
         )
 
     async def load(self) -> list[Outcome]:
-        """Claim and load what is ready; returns what ended by reuse alone."""
-        return await self.loader.fill(self.packer, self.holdings)
+        """Claim and load what is ready, up to a call; returns what ended by reuse alone."""
+        ended: list[Outcome] = []
+        while not self.packer.is_full:
+            outcomes = await self.loader.load_more(self.packer, self.holdings)
+            if outcomes is None:
+                break
+            ended += outcomes
+        return ended
+
+    async def take_over(self) -> None:
+        """As if all that others hold had been rescued and claimed by us, with nobody in between."""
+        rows = await self.app.database.fetch(
+            "UPDATE embedmill.embedding_queue SET worker_id = %s, lease_token = nextval('embedmill.lease_tokens') "
+            " WHERE status = 'processing' RETURNING id, lease_token, tenant_id, document_id, job_id, usage_type, "
+            "       retry_count, estimated_tokens",
+            (self.worker_id,),
+        )
+        await self.loader.load([Item(*row) for row in rows], self.packer, self.holdings)
 
     async def write(self, units: list[Unit], *, call_id: UUID | None = None) -> Outcome:
         """As if the provider had just answered these units."""

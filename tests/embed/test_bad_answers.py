@@ -19,7 +19,18 @@ from tests.support.provider import RunningProvider, vector_for, vectors_for
 from tests.support.queue_rows import grow_older
 from tests.support.work import add_document, missing_chunks, stand_in_pipeline, stored_vectors
 
-FAULTS = ["short", "extra", "nan", "inf", "zero", "wrong_dims", "mixed_dims", "duplicate_index", "html", "not_json"]
+FAULTS = [
+    "short",
+    "extra",
+    "nan",
+    "inf",
+    "zero",
+    "wrong_dims",
+    "mixed_dims",
+    "duplicate_index",
+    "html",
+    "not_json",
+]
 TEXTS = [f"text {n}" for n in range(5)]
 
 

@@ -51,7 +51,9 @@ async def test_a_text_that_stands_in_many_documents_is_paid_for_once(database: s
         async with app_on(database, tmp_path) as app:
             pipeline = await stand_in_pipeline(app, provider.base_url, max_inputs_per_call=7)
             for number in range(40):
-                await add_document(app, pipeline, f"doc-{number}", ["the same", f"own {number}", "the same"], batch)
+                await add_document(
+                    app, pipeline, f"doc-{number}", ["the same", f"own {number}", "the same"], batch
+                )
             await run_worker_until_settled(app, batch)
             assert len(await stored_vectors(app, pipeline)) == 120
             later = uuid4()

@@ -117,7 +117,9 @@ async def test_a_long_retry_after_of_an_outage_is_waited_for_in_the_queue_not_in
     assert row == ("pending", 1, True)
 
 
-async def test_a_stop_in_an_outage_does_not_wait_for_it_and_costs_no_attempt(app: App, pipeline: Pipeline) -> None:
+async def test_a_stop_in_an_outage_does_not_wait_for_it_and_costs_no_attempt(
+    app: App, pipeline: Pipeline
+) -> None:
     await add_document(app, pipeline, "doc", TEXTS)
     noticed = asyncio.Event()
     down = UnavailableProvider(retry_after_seconds=25)

@@ -34,7 +34,9 @@ async def test_a_poison_text_is_found_and_costs_its_neighbours_nothing(
     covered = await coverage(app.database, pipeline.generation.id)
     assert (covered.chunks, covered.embedded, covered.unembeddable, covered.percent) == (27, 26, 1, 100.0)
     ((reason, chunk, message),) = await audit.dead_letters(app)
-    (row,) = await app.database.fetch("SELECT text, error_reason FROM embedmill.knowledge_chunks WHERE id = %s", (chunk,))
+    (row,) = await app.database.fetch(
+        "SELECT text, error_reason FROM embedmill.knowledge_chunks WHERE id = %s", (chunk,)
+    )
     assert (reason, row) == ("input_rejected", ("a POISON text", "input_rejected"))
     assert "content filter" in message
     assert provider.stats()["most_paid_for_one_input"] == 1

@@ -132,12 +132,11 @@ async def test_a_claim_that_was_rolled_back_leaves_its_tokens_unused(app: App, p
     """A worker that lost its connection at the commit may still hold the answer in its hands."""
     generation = pipeline.generation.id
     await enqueue(app.database, generation, 1)
-    async with app.database.connection() as connection:
-        async with connection.transaction(force_rollback=True):
-            cursor = await connection.execute(
-                "SELECT lease_token FROM embedmill.claim_items(%s, %s, 5, 100, 1000, 60)", (uuid4(), generation)
-            )
-            lost = await cursor.fetchone()
+    async with app.database.connection() as connection, connection.transaction(force_rollback=True):
+        cursor = await connection.execute(
+            "SELECT lease_token FROM embedmill.claim_items(%s, %s, 5, 100, 1000, 60)", (uuid4(), generation)
+        )
+        lost = await cursor.fetchone()
     (item,) = await claim(app.database, generation)
     assert lost is not None
     assert item.lease_token != lost[0]

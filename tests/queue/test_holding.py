@@ -41,7 +41,9 @@ async def test_only_the_current_token_holds_an_item(app: App, pipeline: Pipeline
         assert await hold_items(connection, [first, swapped]) == {first.id}
 
 
-async def test_a_token_of_an_earlier_claim_completes_and_returns_nothing(app: App, pipeline: Pipeline) -> None:
+async def test_a_token_of_an_earlier_claim_completes_and_returns_nothing(
+    app: App, pipeline: Pipeline
+) -> None:
     generation = pipeline.generation.id
     await enqueue(app.database, generation, 1)
     (old,) = await claim(app.database, generation)
@@ -126,7 +128,9 @@ async def test_a_stop_gives_items_back_at_their_old_place(app: App, pipeline: Pi
     assert [item.id for item in await claim(app.database, generation, items=3)] == early
 
 
-async def test_attempts_used_up_end_as_failed_with_a_dead_letter_that_says_why(app: App, pipeline: Pipeline) -> None:
+async def test_attempts_used_up_end_as_failed_with_a_dead_letter_that_says_why(
+    app: App, pipeline: Pipeline
+) -> None:
     generation = pipeline.generation.id
     await enqueue(app.database, generation, 2)
     last: set[int] = set()

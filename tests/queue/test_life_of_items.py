@@ -81,7 +81,11 @@ class Life(RuleBasedStateMachine):
             "SELECT id, lease_token FROM embedmill.claim_items(%s, %s, %s, 1000, 100000, 600)",
             (self.workers[worker], GENERATION, most),
         ).fetchall()
-        ready = [i for i, item in self.model.items() if item["due"] and item["status"] in ("pending", "rate_limited")]
+        ready = [
+            i
+            for i, item in self.model.items()
+            if item["due"] and item["status"] in ("pending", "rate_limited")
+        ]
         assert len(rows) == min(most, len(ready))
         for item_id, token in rows:
             assert item_id in ready
@@ -118,7 +122,9 @@ class Life(RuleBasedStateMachine):
         with self.database.transaction():
             held = [
                 row[0]
-                for row in self.database.execute("SELECT embedmill.hold_items(%s, %s)", ([lease[0]], [lease[1]]))
+                for row in self.database.execute(
+                    "SELECT embedmill.hold_items(%s, %s)", ([lease[0]], [lease[1]])
+                )
             ]
             assert held == ([lease[0]] if self._is_current(lease) else []), "a stale token was accepted"
             done = self._one("SELECT embedmill.complete_items(%s, %s)", (GENERATION, held))[0]
@@ -155,7 +161,9 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         rows = self.database.execute(SNAPSHOT).fetchall()
-        assert len({row[0] for row in rows}) == len(rows) == len(self.model), "an item is lost, or stands twice"
+        assert len({row[0] for row in rows}) == len(rows) == len(self.model), (
+            "an item is lost, or stands twice"
+        )
         for item_id, status, retries, crashes, token, _, live in rows:
             item = self.model[item_id]
             assert (status, retries, crashes, token, live) == (
@@ -167,7 +175,10 @@ class Life(RuleBasedStateMachine):
             )
             assert live == (ItemStatus(status) not in FINAL)
             before = item.get("seen", "pending")
-            assert status == before or ItemStatus(status) in ITEM_TRANSITIONS[ItemStatus(before)], (before, status)
+            assert status == before or ItemStatus(status) in ITEM_TRANSITIONS[ItemStatus(before)], (
+                before,
+                status,
+            )
             item["seen"] = status
         letters = self._one("SELECT count(*) FROM embedmill.dead_letters")[0]
         assert letters == sum(item["status"] == "failed" for item in self.model.values())
@@ -178,16 +189,21 @@ class Life(RuleBasedStateMachine):
         self.time_passes()
         for _ in range(100):
             rows = self.database.execute(
-                "SELECT id, lease_token FROM embedmill.claim_items(%s, %s, 5, 1000, 100000, 600)", (uuid4(), GENERATION)
+                "SELECT id, lease_token FROM embedmill.claim_items(%s, %s, 5, 1000, 100000, 600)",
+                (uuid4(), GENERATION),
             ).fetchall()
             if not rows:
                 break
             with self.database.transaction():
                 ids, tokens = [row[0] for row in rows], [row[1] for row in rows]
                 self.database.execute("SELECT embedmill.hold_items(%s, %s)", (ids, tokens))
-                assert sorted(self._one("SELECT embedmill.complete_items(%s, %s)", (GENERATION, ids))[0]) == sorted(ids)
+                assert sorted(
+                    self._one("SELECT embedmill.complete_items(%s, %s)", (GENERATION, ids))[0]
+                ) == sorted(ids)
         assert self._one("SELECT count(*) FROM embedmill.embedding_queue")[0] == 0
-        ended = self.database.execute("SELECT id FROM embedmill.embedding_queue_history ORDER BY id").fetchall()
+        ended = self.database.execute(
+            "SELECT id FROM embedmill.embedding_queue_history ORDER BY id"
+        ).fetchall()
         assert [row[0] for row in ended] == sorted(self.model), "every item ends exactly once"
 
     def _lease(self, pick: int) -> tuple[int, int] | None:

@@ -18,8 +18,9 @@ CLAIMED = 100
 
 BACKLOG = """
 INSERT INTO embedmill.embedding_queue
-    (tenant_id, generation_id, document_id, first_ordinal, last_ordinal, priority, available_at, source_type, source_id)
-SELECT 1, %(generation_id)s, n %% %(documents)s + 1, 0, %(last)s,
+    (tenant_id, generation_id, document_id, job_id, first_ordinal, last_ordinal, priority, available_at,
+     source_type, source_id)
+SELECT 1, %(generation_id)s, n %% %(documents)s + 1, lpad((n %% %(documents)s + 1)::text, 32, '0')::uuid, 0, %(last)s,
        (ARRAY['high', 'medium', 'low'])[n %% 3 + 1]::embedmill.queue_priority, now() - n * interval '1 ms',
        'test', n::text
   FROM generate_series(1, %(items)s) AS n
@@ -28,9 +29,15 @@ DOCUMENT_ROWS = """
 INSERT INTO embedmill.knowledge_documents (tenant_id, pipeline_id, source_type, source_id, name)
 SELECT 1, %(pipeline_id)s, 'test', n::text, n::text FROM generate_series(1, %(documents)s) AS n
 """
+JOB_ROWS = """
+INSERT INTO embedmill.ingestion_jobs (id, tenant_id, pipeline_id, document_id, status, total_chunks)
+SELECT lpad(id::text, 32, '0')::uuid, 1, pipeline_id, id, 'embedding_in_progress', %(last)s + 1
+  FROM embedmill.knowledge_documents
+"""
 CHUNK_ROWS = """
 INSERT INTO embedmill.knowledge_chunks
-    (tenant_id, pipeline_id, document_id, ordinal, start_offset, end_offset, token_count, text_config, content_hash, text)
+    (tenant_id, pipeline_id, document_id, ordinal, start_offset, end_offset, token_count, text_config,
+     content_hash, text)
 SELECT 1, %(pipeline_id)s, d.id, n, n, n + 1, 5, 'simple',
        substring(sha256(convert_to(d.id || '/' || n, 'UTF8')) FROM 1 FOR 16), d.id || '/' || n
   FROM embedmill.knowledge_documents d, generate_series(0, %(last)s) AS n
@@ -43,7 +50,12 @@ def crowded(app: App, pipeline: Pipeline) -> psycopg.Connection[tuple[object, ..
     which nobody has ever analysed (nor will, behind our back)."""
     connection = psycopg.connect(app.database.url, autocommit=True)
     vectors = f"embedmill.vectors_{pipeline.generation.id}"
-    for table in ("embedmill.embedding_queue", "embedmill.knowledge_chunks", vectors):
+    for table in (
+        "embedmill.embedding_queue",
+        "embedmill.knowledge_chunks",
+        "embedmill.ingestion_jobs",
+        vectors,
+    ):
         connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
     parameters = {
         "generation_id": pipeline.generation.id,
@@ -52,7 +64,7 @@ def crowded(app: App, pipeline: Pipeline) -> psycopg.Connection[tuple[object, ..
         "items": ITEMS,
         "last": CHUNKS_PER_DOCUMENT - 1,
     }
-    for statement in (DOCUMENT_ROWS, CHUNK_ROWS, BACKLOG):
+    for statement in (DOCUMENT_ROWS, JOB_ROWS, CHUNK_ROWS, BACKLOG):
         connection.execute(statement, parameters)
     connection.execute(
         f"INSERT INTO {vectors} SELECT id, content_hash, array_fill(0.25, ARRAY[16])::vector "
@@ -81,7 +93,9 @@ def test_claim_load_and_complete_never_scan_a_table(
         assert_by_index(crowded, generation, "fresh")
 
 
-def assert_by_index(connection: psycopg.Connection[tuple[object, ...]], generation: int, statistics: str) -> None:
+def assert_by_index(
+    connection: psycopg.Connection[tuple[object, ...]], generation: int, statistics: str
+) -> None:
     with connection.transaction(force_rollback=True):
         connection.execute("CREATE TEMP TABLE taken (id bigint, token bigint) ON COMMIT DROP")
         steps = {
@@ -98,13 +112,29 @@ def assert_by_index(connection: psycopg.Connection[tuple[object, ...]], generati
                 "SELECT embedmill.load_chunks(%s, (SELECT array_agg(id) FROM taken WHERE id %% 10 = 0))",
                 (generation,),
             ),
-            "complete": ("SELECT embedmill.complete_items(%s, (SELECT array_agg(id) FROM taken))", (generation,)),
+            "donors": (
+                "SELECT embedmill.find_donors(%s, ARRAY(SELECT content_hash FROM embedmill.knowledge_chunks "
+                "                                        WHERE document_id = 7))",
+                (generation,),
+            ),
+            "jobs": (
+                "SELECT embedmill.advance_jobs(jobs, ones, ones, ones, bigs, costs) FROM "
+                "(SELECT array_agg(lpad(n::text, 32, '0')::uuid), array_agg(1), array_agg(1::bigint), array_agg(1.0)"
+                "   FROM generate_series(1, 100) AS n) AS s (jobs, ones, bigs, costs)",
+                (),
+            ),
+            "complete": (
+                "SELECT embedmill.complete_items(%s, (SELECT array_agg(id) FROM taken))",
+                (generation,),
+            ),
             "return": (
                 "SELECT embedmill.return_items((SELECT array_agg(id) FROM taken), "
                 "(SELECT array_agg(token) FROM taken), 'pending', 1, 5000, 'test', 'test')",
                 (),
             ),
         }
+        if statistics != "stale":  # ours say that all is being worked on: to look at all is right then
+            steps["rescue"] = ("SELECT embedmill.rescue_items('{}')", ())
         before = rows_read(connection, generation)
         for step, (statement, parameters) in steps.items():
             cursor = connection.execute(statement, parameters)
@@ -124,7 +154,7 @@ def rows_read(
     """(sequential scans, rows fetched by index) of this transaction so far, by table."""
     rows = connection.execute(
         "SELECT relname, seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables "
-        " WHERE relname IN ('embedding_queue', 'knowledge_chunks', %s)",
+        " WHERE relname IN ('embedding_queue', 'knowledge_chunks', 'ingestion_jobs', %s)",
         (f"vectors_{generation}",),
     ).fetchall()
     return {str(row[0]): (int(str(row[1])), int(str(row[2]))) for row in rows}

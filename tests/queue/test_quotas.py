@@ -139,11 +139,11 @@ async def test_a_day_s_cooldown_can_be_answered(app: App) -> None:
 
 async def test_without_limits_asking_writes_nothing(app: App) -> None:
     await limit(app, None, None)
-    before = await app.database.fetch_one("SELECT ctid::text, xmin::text FROM embedmill.quotas WHERE quota_key = %s", (KEY,))
+    version = "SELECT ctid::text, xmin::text FROM embedmill.quotas WHERE quota_key = %s"
+    before = await app.database.fetch_one(version, (KEY,))
     for _ in range(5):
         assert await grant_quota(app.database, KEY, 10_000_000) == 0
-    after = await app.database.fetch_one("SELECT ctid::text, xmin::text FROM embedmill.quotas WHERE quota_key = %s", (KEY,))
-    assert after == before
+    assert await app.database.fetch_one(version, (KEY,)) == before
 
 
 async def levels(app: App) -> tuple[float, float]:

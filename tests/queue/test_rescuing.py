@@ -50,7 +50,9 @@ async def test_the_hard_deadline_frees_items_of_a_worker_that_hangs_with_its_hea
     assert await status_of(app, worker) == "active"
 
 
-async def test_items_of_a_worker_that_signed_off_or_never_signed_on_are_freed(app: App, pipeline: Pipeline) -> None:
+async def test_items_of_a_worker_that_signed_off_or_never_signed_on_are_freed(
+    app: App, pipeline: Pipeline
+) -> None:
     gone = await register_worker(app.database)
     await app.database.fetch(
         "UPDATE embedmill.embedding_queue_workers SET status = 'stopped' WHERE worker_id = %s", (gone,)
@@ -88,7 +90,9 @@ async def test_crashes_are_no_failures_and_the_eleventh_is_the_last(app: App, pi
     assert [letter[0] for letter in await audit.dead_letters(app)] == ["crash"]
 
 
-async def test_a_rescuer_does_not_wait_for_an_item_that_is_just_being_written(app: App, pipeline: Pipeline) -> None:
+async def test_a_rescuer_does_not_wait_for_an_item_that_is_just_being_written(
+    app: App, pipeline: Pipeline
+) -> None:
     """The write that comes late still holds its row: it is about to end the item, and it may."""
     await enqueue(app.database, pipeline.generation.id, 1)
     items = await claim(app.database, pipeline.generation.id)

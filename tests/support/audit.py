@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from psycopg import sql
+
 from embedmill.app import App
 from embedmill.database.queries import vectors_table
-from psycopg import sql
 
 
 async def assert_books_balance(app: App) -> None:

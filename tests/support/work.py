@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import numpy as np
 from psycopg import sql
 
-from embedmill.app import App, open_app
+from embedmill.app import App, open_app, prepare_database
 from embedmill.core.documents import Chunk, ChunkPlan, ParsedDocument
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.queries import vectors_table
@@ -29,7 +29,7 @@ from embedmill.worker.loop import Worker, WorkerOptions
 async def app_on(url: str, data_dir: Path, **settings: object) -> AsyncIterator[App]:
     """The app on a test database."""
     chosen = Settings(database_url=url, data_dir=data_dir, **settings)  # type: ignore[arg-type]
-    async with open_app(chosen) as app:
+    async with open_app(chosen, prepare_database(chosen)) as app:
         yield app
 
 

@@ -113,7 +113,7 @@ async def _database(settings: Settings) -> str:
 async def _check_pipelines(
     settings: Settings, check: Callable[[str, Callable[[], Awaitable[str]]], Awaitable[bool]]
 ) -> None:
-    from embedmill.app import App, open_app
+    from embedmill.app import App, open_app, prepare_database
     from embedmill.database.pipelines import Pipeline, list_pipelines
     from embedmill.ports import Purpose
 
@@ -126,6 +126,6 @@ async def _check_pipelines(
             await provider.aclose()
         return f"{spec.model} answers with {pipeline.generation.dimensions} dimensions"
 
-    async with open_app(settings) as app:
+    async with open_app(settings, prepare_database(settings)) as app:
         for pipeline in await list_pipelines(app.database, await app.tenant_id()):
             await check(f"provider of {pipeline.name}", partial(ask, app, pipeline))

@@ -35,12 +35,21 @@ def start() -> Settings:
     return settings
 
 
-def run_with_app(settings: Settings, story: Callable[[App], Awaitable[T]], *, connections: int = 0) -> T:
-    """Open the app, run the story, close."""
-    from embedmill.app import open_app
+def run_with_app(
+    settings: Settings,
+    story: Callable[[App], Awaitable[T]],
+    *,
+    connections: int = 0,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> T:
+    """Open the app, run the story, close. `meanwhile` is done while the database is waited for."""
+    from embedmill.app import open_app, prepare_database
 
     async def told() -> T:
-        async with open_app(settings, max_connections=connections) as app:
+        preparing = asyncio.create_task(asyncio.to_thread(prepare_database, settings))
+        await asyncio.sleep(0)
+        meanwhile()
+        async with open_app(settings, await preparing, max_connections=connections) as app:
             return await story(app)
 
     try:

@@ -42,11 +42,11 @@ def search(
 ) -> None:
     """Search what was ingested; each passage with its document, place and score."""
     from embedmill.cli.running import print_json, read_settings, run_with_app
-    from embedmill.search.searcher import Filter, Mode
-
-    where = Filter(document_id=document, source=source, metadata=metadata)
 
     async def story(app: App) -> list[Hit]:
+        from embedmill.search.searcher import Filter, Mode
+
+        where = Filter(document_id=document, source=source, metadata=metadata)
         chosen = await app.pipeline(pipeline)
         provider = None if mode == Mode.TEXT else app.provider(chosen.generation.spec)
         try:
@@ -56,11 +56,16 @@ def search(
             if provider is not None:
                 await provider.aclose()
 
-    hits = run_with_app(read_settings(), story, connections=1)
+    hits = run_with_app(read_settings(), story, connections=1, meanwhile=_import_search)
     if as_json:
         print_json(hits)
     else:
         show_hits(hits)
+
+
+def _import_search() -> None:
+    """What takes long to import and needs no database."""
+    import embedmill.search.searcher  # noqa: F401
 
 
 def show_hits(hits: list[Hit]) -> None:

@@ -52,5 +52,5 @@ SELECT embedmill.advance_jobs(%(jobs)s::uuid[], %(embedded)s::integer[], %(reuse
 SELECT embedmill.count_coverage(%(generation_id)s, %(embedded)s, %(unembeddable)s);
 
 -- name: bury_chunks
--- Chunks that the provider refuses for good.
+-- Chunks that the provider refuses for good; returns those that were not marked before.
 SELECT embedmill.bury_chunks(%(generation_id)s, %(item_ids)s, %(chunk_ids)s, %(reason)s, %(error_message)s);

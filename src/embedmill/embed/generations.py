@@ -15,21 +15,22 @@ _SQL = load_queries("embedmill.embed", "generations.sql")
 _log = structlog.get_logger(__name__)
 
 
-async def keep_index(database: Database, pipeline: Pipeline) -> IndexStep:
-    """Do what the rule asks for now. A no-op where another process is at it; safe to kill at any moment: a
-    half-built index is dropped and built again by the next one who comes."""
+async def keep_index(database: Database, pipeline: Pipeline, *, may_build: bool = True) -> IndexStep:
+    """Do what the rule asks for now; building takes minutes, so not where work waits (`may_build`). A no-op where
+    another process is at it; safe to kill at any moment: a half-built index is dropped and built again by the
+    next one who comes."""
     generation = pipeline.generation
     async with database.connection() as connection:
         if not await _lock(connection, generation):
             return IndexStep.KEEP
         try:
-            return await _step(connection, generation)
+            return await _step(connection, generation, may_build=may_build)
         finally:
             if not connection.closed:
                 await connection.execute(_SQL["unlock"], {"generation_id": generation.id})
 
 
-async def _step(connection: Connection, generation: Generation) -> IndexStep:
+async def _step(connection: Connection, generation: Generation, *, may_build: bool) -> IndexStep:
     name = f"vectors_{generation.id}_hnsw"
     index = sql.Identifier("embedmill", name)
     cursor = await connection.execute(
@@ -37,15 +38,18 @@ async def _step(connection: Connection, generation: Generation) -> IndexStep:
     )
     row = await cursor.fetchone()
     embedded, waiting, is_valid = row if row else (0, 0, None)
-    if is_valid is False:
+    if is_valid is False and may_build:
         await connection.execute(_SQL["drop_index"].format(index=index))
-    step = next_index_step(embedded=embedded or 0, waiting=waiting, has_index=bool(is_valid))
+        is_valid = None
+    step = next_index_step(embedded=embedded or 0, waiting=waiting, has_index=is_valid is not None)
     if step is IndexStep.DROP:
         _log.info("index dropped for a bulk load", generation_id=generation.id, waiting=waiting)
         await connection.execute(_SQL["drop_index"].format(index=index))
-    elif step is IndexStep.BUILD:
+    elif step is IndexStep.BUILD and may_build:
         _log.info("index building", generation_id=generation.id, vectors=embedded)
         await _build(connection, generation, index, embedded)
+    else:
+        return IndexStep.KEEP
     return step
 
 

@@ -1,12 +1,14 @@
 -- name: index_facts
--- What decides about the index of a generation: vectors that stand, chunks that wait (counted up to a bound,
--- more makes no difference), and the index: absent (NULL), half-built (false) or ready (true).
+-- What decides about the index of a generation: vectors that stand, chunks that wait (counted up to where more
+-- makes no difference: core/indexing.py asks for twice the vectors), and the index: absent (NULL), half-built
+-- (false) or ready (true).
 SELECT (SELECT embedded FROM embedmill.coverage_counters WHERE generation_id = %(generation_id)s),
        (SELECT coalesce(sum(chunks), 0)::bigint
           FROM (SELECT coalesce(q.last_ordinal - q.first_ordinal + 1, 1) AS chunks
                   FROM embedmill.embedding_queue q
                  WHERE q.generation_id = %(generation_id)s
-                 LIMIT 50000) waiting),
+                 LIMIT greatest(50000, 2 * (SELECT embedded FROM embedmill.coverage_counters
+                                             WHERE generation_id = %(generation_id)s))) waiting),
        (SELECT i.indisvalid
           FROM pg_index i
           JOIN pg_class c ON c.oid = i.indexrelid

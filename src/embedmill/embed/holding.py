@@ -35,6 +35,7 @@ class Holdings:
         return item_id in self._held
 
     def take(self, item: Item, waiting: int) -> None:
+        """Hold an item anew. Whatever was held of it under an older lease is void."""
         self._held[item.id] = HeldItem(item, waiting)
 
     def get(self, item_id: int) -> HeldItem | None:
@@ -47,23 +48,26 @@ class Holdings:
     def all(self) -> list[HeldItem]:
         return list(self._held.values())
 
-    def depart(self, item_ids: Iterable[int]) -> None:
-        """A call sets off with chunks of these items."""
-        for item_id in set(item_ids):
-            if item_id in self._held:
-                self._held[item_id].calls_in_flight += 1
+    def depart(self, item_ids: Iterable[int]) -> list[HeldItem]:
+        """A call sets off with chunks of these items; returns those of them that are held."""
+        passengers = [self._held[item_id] for item_id in set(item_ids) if item_id in self._held]
+        for held in passengers:
+            held.calls_in_flight += 1
+        return passengers
 
-    def arrive(self, item_ids: Iterable[int]) -> list[HeldItem]:
+    def arrive(self, passengers: Iterable[HeldItem]) -> list[HeldItem]:
         """The call is over. Returns the items that have a verdict and nothing more in flight."""
         due = []
-        for item_id in set(item_ids):
-            held = self._held.get(item_id)
-            if held is not None:
-                held.calls_in_flight -= 1
-                if held.verdict is not None and held.calls_in_flight == 0:
-                    due.append(held)
+        for held in passengers:
+            held.calls_in_flight -= 1
+            is_current = self._held.get(held.item.id) is held
+            if is_current and held.verdict is not None and held.calls_in_flight == 0:
+                due.append(held)
         return due
 
-    def forget(self, item_ids: Iterable[int]) -> None:
-        for item_id in item_ids:
-            self._held.pop(item_id, None)
+    def forget(self, items: Iterable[Item]) -> None:
+        """Let go of these leases; an item that was claimed again meanwhile is held on to."""
+        for item in items:
+            held = self._held.get(item.id)
+            if held is not None and held.item.lease_token == item.lease_token:
+                del self._held[item.id]

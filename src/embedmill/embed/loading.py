@@ -13,7 +13,8 @@ from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
 from embedmill.embed.holding import Holdings
-from embedmill.embed.persistence import Donor, Outcome, Persistence
+from embedmill.embed.persistence import Persistence
+from embedmill.embed.results import Donor, Outcome
 from embedmill.embed.traffic import Traffic
 from embedmill.queue.items import Item, claim_items
 
@@ -43,26 +44,32 @@ class Loader:
         self._lease_seconds = lease_seconds
         self._traffic = traffic
 
-    async def fill(self, packer: Packer, holdings: Holdings) -> list[Outcome]:
-        """Claim until a call is full or nothing is ready; returns what ended without a call."""
-        outcomes: list[Outcome] = []
-        while not packer.is_full:
-            inputs, tokens = packer.room
-            items = await claim_items(
-                self._database,
-                self._worker_id,
-                self._generation_id,
-                max_items=min(MOST_ITEMS, inputs),
-                max_chunks=inputs,
-                max_tokens=tokens,
-                lease_seconds=self._lease_seconds,
-            )
-            if not items:
-                break
-            outcomes += await self._load(items, packer, holdings)
-        return outcomes
+    async def load_more(self, packer: Packer, holdings: Holdings) -> list[Outcome] | None:
+        """Claim and load about as much as the next call lacks; returns what ended without a call, None where
+        nothing was ready."""
+        inputs, tokens = packer.room
+        items = await claim_items(
+            self._database,
+            self._worker_id,
+            self._generation_id,
+            max_items=min(MOST_ITEMS, inputs),
+            max_chunks=inputs,
+            max_tokens=tokens,
+            lease_seconds=self._lease_seconds,
+        )
+        if not items:
+            return None
+        try:
+            return await self.load(items, packer, holdings)
+        except BaseException:
+            holdings.forget(
+                items
+            )  # half loaded: better claimed again than held without anybody at work on it
+            raise
 
-    async def _load(self, items: list[Item], packer: Packer, holdings: Holdings) -> list[Outcome]:
+    async def load(self, items: list[Item], packer: Packer, holdings: Holdings) -> list[Outcome]:
+        """Take claimed items in hand. One that is in hand already was lost and claimed again: it begins anew."""
+        packer.drop_items(item.id for item in items if item.id in holdings)
         rows = await self._database.fetch(
             _SQL["load_chunks"],
             {"generation_id": self._generation_id, "item_ids": [item.id for item in items]},

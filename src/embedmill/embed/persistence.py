@@ -9,60 +9,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from decimal import Decimal
-from uuid import UUID
 
-import msgspec
 import psycopg
 
 from embedmill.core.batching import Target, Unit
 from embedmill.core.hashing import text_hash
-from embedmill.core.pricing import cost_usd
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
+from embedmill.embed.books import Books
 from embedmill.embed.holding import Holdings
+from embedmill.embed.results import Call, Donor, Outcome, Written
 from embedmill.embed.vector_copy import encode_vectors
 from embedmill.ports import Vectors
 from embedmill.queue.items import Item, complete_items, hold_items
 
 _SQL = load_queries("embedmill.embed", "embed.sql")
-
-
-class Call(msgspec.Struct, frozen=True):
-    """One call to a provider as the ledger knows it; `id` makes writing it twice harmless."""
-
-    id: UUID
-    worker_id: UUID
-    usage_type: str
-    inputs: int
-    tokens: int
-    latency_ms: int
-    error: str | None = None
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What a write changed: vectors written, items that ended, items that were not ours any more, and items
-    that should have ended but miss a vector."""
-
-    vectors: int
-    completed: set[int]
-    lost: set[int]
-    incomplete: set[int]
-
-
-class Written(msgspec.Struct, frozen=True):
-    """Chunks that got their vector, or their reason: (item, chunk) and the tokens paid for them."""
-
-    targets: list[Target]
-    tokens: list[int]
-
-
-class Donor(msgspec.Struct, frozen=True):
-    """A chunk whose vector may be copied, and the generation in which that vector stands."""
-
-    chunk_id: int
-    generation_id: int
 
 
 class Persistence:
@@ -72,6 +34,7 @@ class Persistence:
         self._database = database
         self._pipeline = pipeline
         self._generation = pipeline.generation
+        self._books = Books(pipeline)
         self._lease_seconds = lease_seconds
         self._vectors = vectors_table(self._generation.id)
 
@@ -106,15 +69,16 @@ class Persistence:
             held = await hold_items(connection, items)
             if await self._is_recorded(connection, call):
                 return await self._resume(connection, units, items, held, holdings, done)
-            written, chunk_ids, hashes, rows = self._select_targets(units, held, skip)
-            if chunk_ids:
+            written, hashes, rows = self._select_targets(units, held, skip)
+            if written.ours:
+                chunk_ids = [target.chunk_id for target in written.ours]
                 copied = encode_vectors(chunk_ids, hashes, vectors[rows], self._generation.storage)
                 statement = _SQL["copy_vectors"].format(vectors=self._vectors)
                 async with connection.cursor().copy(statement) as copy:
                     await copy.write(copied)
-            await self._record_usage(connection, call, items)
+            await self._books.record_usage(connection, call, items)
             return await self._settle(
-                connection, items, held, written, holdings, done, embedded=len(chunk_ids)
+                connection, items, held, written, holdings, done, embedded=len(written.ours)
             )
 
     async def reuse_vectors(
@@ -142,7 +106,7 @@ class Persistence:
                 )
                 copied = {row[0] for row in await cursor.fetchall()}
                 served += [target for target, _ in pairs if target.chunk_id in copied]
-            written = Written(served, [0] * len(served))
+            written = Written(served, [0] * len(served), served)
             outcome = await self._settle(
                 connection, items, held, written, holdings, done, embedded=len(served), reused=True
             )
@@ -153,8 +117,8 @@ class Persistence:
         items = holdings.items(target.item_id for target in unit.targets)
         async with self._counted(holdings) as (connection, done):
             held = await hold_items(connection, items)
-            buried = [target for target in unit.targets if target.item_id in held]
-            await connection.execute(
+            buried = [target for target in dict.fromkeys(unit.targets) if target.item_id in held]
+            cursor = await connection.execute(
                 _SQL["bury_chunks"],
                 {
                     "generation_id": self._generation.id,
@@ -164,19 +128,21 @@ class Persistence:
                     "error_message": message,
                 },
             )
-            written = Written(buried, [0] * len(buried))
-            return await self._settle(connection, items, held, written, holdings, done, buried=len(buried))
+            marked = {row[0] for row in await cursor.fetchall()}
+            ours = [target for target in buried if target.chunk_id in marked]
+            written = Written(buried, [0] * len(buried), ours)
+            return await self._settle(connection, items, held, written, holdings, done, buried=len(ours))
 
     async def complete_empty(self, items: Sequence[Item], holdings: Holdings) -> Outcome:
         """End items whose every chunk had its vector already when they were claimed."""
         async with self._counted(holdings) as (connection, done):
             held = await hold_items(connection, items)
-            return await self._settle(connection, items, held, Written([], []), holdings, done)
+            return await self._settle(connection, items, held, Written([], [], []), holdings, done)
 
-    async def record_failed_call(self, call: Call, items: Sequence[Item]) -> None:
-        """A call that brought nothing: the ledger says so, and what it may have cost."""
+    async def record_call(self, call: Call, items: Sequence[Item]) -> None:
+        """A call that brought no vectors: the ledger says so, and what it may have cost."""
         async with self._database.transaction() as connection:
-            await self._record_usage(connection, call, items)
+            await self._books.record_usage(connection, call, items)
 
     async def _is_recorded(self, connection: Connection, call: Call) -> bool:
         cursor = await connection.execute(_SQL["is_recorded"], {"call_id": call.id})
@@ -185,50 +151,28 @@ class Persistence:
 
     def _select_targets(
         self, units: Sequence[Unit], held: set[int], skip: set[int]
-    ) -> tuple[Written, list[int], list[bytes], list[int]]:
-        """What of the response is still wanted; a text's tokens are charged to its first target."""
+    ) -> tuple[Written, list[bytes], list[int]]:
+        """What of the response is still wanted, and for each chunk that we write its hash and its row of the
+        response; a text's tokens are charged to its first target."""
         prefix = self._generation.spec.document_prefix
-        written = Written([], [])
-        chunk_ids: list[int] = []
+        written = Written([], [], [])
         hashes: list[bytes] = []
         rows: list[int] = []
         for row, unit in enumerate(units):
             input_hash = text_hash(prefix + unit.text) if prefix else unit.content_hash
             tokens = unit.tokens
-            for target in unit.targets:
+            # An item that was lost and claimed again on the way stands here twice for the same chunk.
+            for target in dict.fromkeys(unit.targets):
                 if target.item_id not in held:
                     continue
                 written.targets.append(target)
                 written.tokens.append(tokens)
                 tokens = 0
                 if target.chunk_id not in skip:
-                    chunk_ids.append(target.chunk_id)
+                    written.ours.append(target)
                     hashes.append(input_hash)
                     rows.append(row)
-        return written, chunk_ids, hashes, rows
-
-    async def _record_usage(self, connection: Connection, call: Call, items: Sequence[Item]) -> None:
-        spec = self._generation.spec
-        jobs = {item.job_id for item in items}
-        await connection.execute(
-            _SQL["record_usage"],
-            {
-                "tenant_id": self._pipeline.tenant_id,
-                "pipeline_id": self._pipeline.id,
-                "generation_id": self._generation.id,
-                "worker_id": call.worker_id,
-                "call_id": call.id,
-                "session_id": jobs.pop() if len(jobs) == 1 else None,
-                "usage_type": call.usage_type,
-                "provider": spec.provider,
-                "model": spec.model,
-                "inputs": call.inputs,
-                "input_tokens": call.tokens,
-                "latency_ms": call.latency_ms,
-                "cost_usd": cost_usd(call.tokens, self._pipeline.price_per_million_tokens),
-                "error": call.error,
-            },
-        )
+        return written, hashes, rows
 
     async def _settle(
         self,
@@ -262,13 +206,15 @@ class Persistence:
                 },
             )
         completed = await complete_items(connection, self._generation.id, ending) if ending else set()
-        await self._advance_jobs(connection, items, done, tokens, reused=reused, buried=bool(buried))
+        await self._books.advance_jobs(
+            connection, items, written, tokens, completed, reused=reused, buried=bool(buried)
+        )
         if embedded or buried:
             await connection.execute(
                 _SQL["count_coverage"],
                 {"generation_id": self._generation.id, "embedded": embedded, "unembeddable": buried},
             )
-        return Outcome(embedded, completed, {item.id for item in items} - held, set(ending) - completed)
+        return Outcome.of(embedded, items, held, ending, completed)
 
     async def _resume(
         self,
@@ -283,8 +229,11 @@ class Persistence:
         targets = [target for unit in units for target in unit.targets if target.item_id in held]
         ending = self._count_down(targets, held, holdings, done)
         completed = await complete_items(connection, self._generation.id, ending) if ending else set()
+        await self._books.advance_jobs(
+            connection, items, Written([], [], []), {}, completed, reused=False, buried=False
+        )
         ended = {item.id for item in items} - held
-        return Outcome(0, completed | ended, set(), set(ending) - completed)
+        return Outcome.of(0, items, held | ended, ending, completed | ended)
 
     @staticmethod
     def _count_down(
@@ -315,38 +264,3 @@ class Persistence:
                 if held_item is not None:
                     held_item.waiting += count
             raise
-
-    async def _advance_jobs(
-        self,
-        connection: Connection,
-        items: Sequence[Item],
-        done: dict[int, int],
-        tokens: dict[int, int],
-        *,
-        reused: bool,
-        buried: bool,
-    ) -> None:
-        chunks: dict[UUID, int] = defaultdict(int)
-        paid: dict[UUID, int] = defaultdict(int)
-        for item in items:
-            if item.job_id is not None and item.id in done:
-                chunks[item.job_id] += done[item.id]
-                paid[item.job_id] += tokens[item.id]
-        if not chunks:
-            return
-        jobs = sorted(chunks)
-        counts = [chunks[job] for job in jobs]
-        price = self._pipeline.price_per_million_tokens
-        costs: list[Decimal | None] = [cost_usd(paid[job], price) for job in jobs]
-        none = [0] * len(jobs)
-        await connection.execute(
-            _SQL["advance_jobs"],
-            {
-                "jobs": jobs,
-                "embedded": none if buried else counts,
-                "reused": counts if reused else none,
-                "failed": counts if buried else none,
-                "tokens": [paid[job] for job in jobs],
-                "costs": costs,
-            },
-        )

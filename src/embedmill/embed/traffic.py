@@ -17,9 +17,9 @@ from embedmill.embed.holding import HeldItem, Holdings
 class Flight:
     """One call on its way: its units, and the items that have a chunk on board."""
 
-    def __init__(self, units: list[Unit]) -> None:
+    def __init__(self, units: list[Unit], passengers: list[HeldItem]) -> None:
         self.units = units
-        self.item_ids = {target.item_id for unit in units for target in unit.targets}
+        self.passengers = passengers
 
 
 class Traffic:
@@ -30,10 +30,9 @@ class Traffic:
         self._landing: dict[bytes, asyncio.Future[None]] = {}
 
     def take_off(self, units: list[Unit], holdings: Holdings) -> Flight:
-        flight = Flight(units)
+        flight = Flight(units, holdings.depart(target.item_id for unit in units for target in unit.targets))
         for unit in units:
             self._aloft[unit.content_hash] = (unit, flight)
-        holdings.depart(flight.item_ids)
         return flight
 
     def board(self, unit: Unit, holdings: Holdings) -> bool:
@@ -43,32 +42,39 @@ class Traffic:
             return False
         travelling, flight = found
         travelling.targets.extend(unit.targets)
-        newcomers = {target.item_id for target in unit.targets} - flight.item_ids
-        flight.item_ids |= newcomers
-        holdings.depart(newcomers)
+        aboard = {id(held) for held in flight.passengers}
+        newcomers = {
+            target.item_id for target in unit.targets if id(holdings.get(target.item_id)) not in aboard
+        }
+        flight.passengers += holdings.depart(newcomers)
         return True
+
+    def close(self, units: Sequence[Unit]) -> None:
+        """No answer will come for these units any more: from now on nobody boards them."""
+        for unit in units:
+            found = self._aloft.get(unit.content_hash)
+            if found is not None and found[0] is unit:
+                del self._aloft[unit.content_hash]
 
     def touch_down(self, units: Sequence[Unit]) -> asyncio.Future[None]:
         """The response is here and will be written: from now on nobody boards these units."""
         landing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.close(units)
         for unit in units:
-            self._aloft.pop(unit.content_hash, None)
             self._landing[unit.content_hash] = landing
         return landing
 
     def arrive_home(self, units: Sequence[Unit], landing: asyncio.Future[None]) -> None:
         """The write is over, one way or the other: those who waited go on."""
         for unit in units:
-            self._landing.pop(unit.content_hash, None)
+            if self._landing.get(unit.content_hash) is landing:
+                del self._landing[unit.content_hash]
         landing.set_result(None)
 
     def end(self, flight: Flight, holdings: Holdings) -> list[HeldItem]:
         """The call is over for good; returns the items that may go back now."""
-        for unit in flight.units:
-            found = self._aloft.get(unit.content_hash)
-            if found is not None and found[1] is flight:
-                del self._aloft[unit.content_hash]
-        return holdings.arrive(flight.item_ids)
+        self.close(flight.units)
+        return holdings.arrive(flight.passengers)
 
     async def landed(self, content_hashes: Iterable[bytes]) -> None:
         """Wait until none of these texts is being written."""

@@ -13,11 +13,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedmill.core.hashing import HASH_BYTES
+from embedmill.errors import BadResponseError
 from embedmill.ports import Vectors
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
 _TRAILER = b"\xff\xff"
 _SCALARS = {"vector": ">f4", "halfvec": ">f2"}
+_BEYOND_HALF = 65520.0  # rounds to infinity; what lies below rounds to 65504
+
+
+def check_storable(vectors: Vectors, storage: str) -> None:
+    """Raise BadResponseError where a halfvec cannot hold a number: it would become infinite."""
+    if storage != "halfvec" or not vectors.size:
+        return
+    largest = max(float(vectors.max()), -float(vectors.min()))
+    if largest >= _BEYOND_HALF:
+        raise BadResponseError(
+            f"a number of a vector is too large for halfvec ({largest:.4g}): make a pipeline with --storage vector"
+        )
 
 
 def encode_vectors(
@@ -25,7 +38,7 @@ def encode_vectors(
 ) -> bytes:
     """The bytes for COPY of (chunk_id, input_hash, embedding); row i is chunk_ids[i], vectors[i].
 
-    `vectors` has shape (rows, dimensions). Raises OverflowError where a halfvec cannot hold a number.
+    `vectors` has shape (rows, dimensions), and has passed `check_storable`.
     """
     rows, dimensions = vectors.shape
     scalar = np.dtype(_SCALARS[storage])
@@ -50,8 +63,5 @@ def encode_vectors(
     block["hash"] = np.frombuffer(b"".join(input_hashes), dtype=f"V{HASH_BYTES}")
     block["vector_length"] = 4 + scalar.itemsize * dimensions
     block["dimensions"] = dimensions
-    with np.errstate(over="ignore"):
-        block["vector"] = vectors
-    if storage == "halfvec" and not np.isfinite(block["vector"]).all():
-        raise OverflowError("a number of the vector is too large for halfvec: use --storage vector")
+    block["vector"] = vectors
     return b"".join((_HEADER, block.tobytes(), _TRAILER))

@@ -79,12 +79,13 @@ ON CONFLICT (document_id) DO UPDATE SET text = excluded.text;
 DELETE FROM embedmill.knowledge_document_texts WHERE document_id = %(document_id)s;
 
 -- name: create_job
--- The run of one document; it is launched or failed within the same transaction.
+-- The run of one document; it is launched or failed within the same transaction. Its time is that of this
+-- statement, which runs with the document locked: the newest job is the one whose content stands.
 INSERT INTO embedmill.ingestion_jobs
     (tenant_id, pipeline_id, document_id, batch_id, status, priority, total_chunks, total_tokens, cost_usd,
-     error_stage, error_message, completed_at)
+     error_stage, error_message, created_at, completed_at)
 VALUES (%(tenant_id)s, %(pipeline_id)s, %(document_id)s, %(batch_id)s, %(status)s::embedmill.job_status, %(priority)s, %(total_chunks)s,
-        %(total_tokens)s, %(cost_usd)s, %(error_stage)s, %(error_message)s,
+        %(total_tokens)s, %(cost_usd)s, %(error_stage)s, %(error_message)s, clock_timestamp(),
         CASE WHEN %(status)s::embedmill.job_status = 'failed' THEN now() END)
 RETURNING id;
 
@@ -96,6 +97,11 @@ SELECT items, chunks, tokens
 -- name: lock_document
 -- Whoever changes a document's chunks or items holds its row.
 SELECT id FROM embedmill.knowledge_documents WHERE id = %(document_id)s FOR UPDATE;
+
+-- name: newest_job
+-- The job that a document is launched for. Asked with its row locked.
+SELECT id FROM embedmill.ingestion_jobs
+ WHERE document_id = %(document_id)s ORDER BY created_at DESC LIMIT 1;
 
 -- name: delete_document
 -- The document with its chunks, vectors, text and jobs.

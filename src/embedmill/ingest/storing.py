@@ -100,10 +100,18 @@ class Storing:
             )
 
     async def relaunch(self, document_id: int, job_id: UUID) -> Launched:
-        """Go on with a document whose job did not end well: only what lacks a vector is enqueued."""
+        """Go on with a document whose job did not end well: only what lacks a vector is enqueued.
+
+        Where newer content was saved since `job_id` was looked up, its job goes on instead; where the document
+        was deleted, nothing does.
+        """
         async with self._database.transaction() as connection:
             await connection.execute(_SQL["lock_document"], {"document_id": document_id})
-            return await self._launch(connection, document_id, job_id, 0)
+            cursor = await connection.execute(_SQL["newest_job"], {"document_id": document_id})
+            newest = await cursor.fetchone()
+            if newest is None:
+                return Launched(job_id, document_id, 0, 0, 0)
+            return await self._launch(connection, document_id, newest[0], 0)
 
     async def delete(self, document_id: int) -> None:
         """Remove a document with all that was made of it."""

@@ -99,20 +99,19 @@ class Worker:
 
     async def _watch(self, tasks: asyncio.TaskGroup) -> None:
         """Start an embedder for each generation that has ready work and none yet."""
-        running: set[asyncio.Task[None]] = set()
+        running: dict[int, asyncio.Task[None]] = {}
         while not self._stopping.is_set():
             self._wake.clear()
             for generation_id in await patiently(partial(ready_generations, self._database)):
                 paused = self._paused_until.get(generation_id, 0.0) > time.monotonic()
-                if generation_id not in self._embedders and not paused and not self._stopping.is_set():
+                if generation_id not in running and not paused and not self._stopping.is_set():
                     task = tasks.create_task(self._embed(generation_id, tasks))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                    await asyncio.sleep(0)  # lets it enter itself
+                    running[generation_id] = task
+                    task.add_done_callback(lambda _, key=generation_id: running.pop(key))  # type: ignore[misc]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._options.idle_seconds)
         if running:
-            await asyncio.wait(running)
+            await asyncio.wait(running.values())
 
     async def _embed(self, generation_id: int, tasks: asyncio.TaskGroup) -> None:
         """One stretch of work on a generation, from the first ready item to the last."""
@@ -123,7 +122,7 @@ class Worker:
             self._pause(generation_id, str(error))
             return
         try:
-            await self._keep_index(embedder.pipeline)
+            await self._keep_index(embedder.pipeline, may_build=False)
             await embedder.run()
         finally:
             del self._embedders[generation_id]
@@ -131,14 +130,17 @@ class Worker:
             self._pulse.current_work = ", ".join(e.pipeline.name for e in self._embedders.values()) or None
         if embedder.fatal is not None:
             self._pause(generation_id, str(embedder.fatal), announce=False)
+        elif embedder.rest_seconds:
+            rest = min(embedder.rest_seconds, REFUSED_PAUSE_SECONDS)
+            self._paused_until[generation_id] = time.monotonic() + rest
         # Beside the next stretch of work, not before it: a large index takes minutes to build.
-        indexing = tasks.create_task(self._keep_index(embedder.pipeline))
+        indexing = tasks.create_task(self._keep_index(embedder.pipeline, may_build=True))
         self._indexing.add(indexing)
         indexing.add_done_callback(self._indexing.discard)
 
-    async def _keep_index(self, pipeline: Pipeline) -> None:
+    async def _keep_index(self, pipeline: Pipeline, *, may_build: bool) -> None:
         with contextlib.suppress(*AWAY):
-            await keep_index(self._database, pipeline)
+            await keep_index(self._database, pipeline, may_build=may_build)
 
     async def settle_indexes(self) -> None:
         """Wait for the indexes that are being built."""

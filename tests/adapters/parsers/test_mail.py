@@ -87,7 +87,7 @@ def test_a_wrong_or_unknown_charset_does_not_garble_the_text(charset: str, read:
 
 
 def test_headers_in_raw_utf8_or_in_an_unknown_encoding_are_read(read: Read) -> None:
-    head = "Subject: Grüße\nFrom: =?x-none?q?abc?= <a@example.org>\nMessage-ID: <1@b>\n\nbody".encode()
+    head = "Subject: Grüße\nFrom: =?x-none?q?abc?= <a@example.org>\nCc: =?ütf-8?q?abc?=\n\nbody"
     text = read(head, "a.eml").text
     assert "Subject: Grüße" in text
     assert "a@example.org" in text

@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from email import message_from_bytes
+from email.errors import MessageError
 from email.message import Message
 from email.utils import getaddresses
 
@@ -95,7 +96,7 @@ class MailParser:
         payload = part.get_payload(decode=True)
         data = payload if isinstance(payload, bytes) else b""
         try:
-            text = _text(data, part.get_content_charset(), is_html=kind == "text/html")
+            text = _text(data, _charset(part), is_html=kind == "text/html")
         except DocumentError:
             return _Body(attachment=_name(part))  # it says that it is text, but holds binary data
         if kind == "text/html":
@@ -106,6 +107,13 @@ class MailParser:
 def _parts(part: Message) -> list[Message]:
     payload = part.get_payload()
     return [each for each in payload if isinstance(each, Message)] if isinstance(payload, list) else []
+
+
+def _charset(part: Message) -> str | None:
+    try:
+        return part.get_content_charset()
+    except (MessageError, LookupError, ValueError, TypeError):
+        return None
 
 
 def _text(data: bytes, charset: str | None, *, is_html: bool) -> str:
@@ -121,7 +129,7 @@ def _text(data: bytes, charset: str | None, *, is_html: bool) -> str:
 def _name(part: Message) -> str:
     try:
         name = part.get_filename()
-    except (LookupError, ValueError, TypeError):
+    except (MessageError, LookupError, ValueError, TypeError):
         name = None
     return " ".join((name or part.get_content_type()).split())[:200]
 

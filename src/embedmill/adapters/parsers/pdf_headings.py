@@ -83,7 +83,8 @@ def with_headings(markdown: str, headings: Sequence[str]) -> str:
     A heading cut in two becomes one again. One that liteparse did not see has a level of its own until
     `levelled` has seen the whole document.
     """
-    known = {words_key(heading): heading for heading in headings}
+    pairs = [(words_key(heading), heading) for heading in headings]
+    known = dict(pairs)
     lines = markdown.split("\n")
     marked: list[str] = []
     at, fenced = 0, False
@@ -97,7 +98,7 @@ def with_headings(markdown: str, headings: Sequence[str]) -> str:
             marked += [*_blank_after(marked), f"{mark.group(1) if mark else _UNKNOWN} {known[key]}", ""]
             at += taken
         else:
-            parts = [line] if fenced else _parted(line, headings)
+            parts = [line] if fenced else _parted(line, pairs)
             if line or fenced or not marked or marked[-1]:
                 marked += parts[1:] if len(parts) > 1 and not (marked and marked[-1]) else parts
             at += 1
@@ -170,19 +171,23 @@ def _heading_at(lines: Sequence[str], at: int, known: Mapping[str, str]) -> tupl
     return 0, ""
 
 
-def _parted(line: str, headings: Sequence[str]) -> list[str]:
-    """The headings that a heading of the Markdown was put together from; itself where it is one."""
+def _parted(line: str, headings: Sequence[tuple[str, str]]) -> list[str]:
+    """The headings that a heading of the Markdown was put together from; itself where it is one. `headings`
+    are pairs of key and words."""
     match = _HEADING.fullmatch(line)
-    wanted = words_key(line) if match else ""
-    for start in range(len(headings) if wanted else 0):
-        key = ""
+    if match is None:
+        return [line]
+    wanted = words_key(line)
+    for start in range(len(headings)):
+        rest = wanted
         for end in range(start, min(len(headings), start + _MAX_LINES)):
-            key += words_key(headings[end])
-            if key == wanted and match:
-                parts = headings[start : end + 1]
-                return [part for heading in parts for part in ("", f"{match.group(1)} {heading}")]
-            if not wanted.startswith(key):
+            key, _ = headings[end]
+            if not rest.startswith(key):
                 break
+            rest = rest.removeprefix(key)
+            if not rest:
+                parts = headings[start : end + 1]
+                return [part for _, words in parts for part in ("", f"{match.group(1)} {words}")]
     return [line]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate
 
@@ -23,8 +23,10 @@ from embedmill.adapters.parsers.pdf_pieces import (
     without_leaders,
 )
 
-# Comparing takes as many steps as there are pairs of equal words: a page of one word repeated is not worth it.
+# Comparing takes as many steps as there are pairs of equal words, and again as pieces times words; a page of
+# one word repeated, or of a book's length, is not worth it.
 _MAX_PAIRS = 1_000_000
+_MAX_STEPS = 40_000_000
 # Words that may only have been joined to others are looked for among all letters, up to this many.
 _MAX_CUT_WORDS = 1000
 _HEADING_MARK = re.compile(r"^(#{1,6} )", re.MULTILINE)
@@ -41,7 +43,7 @@ def reconciled(markdown: str, plain: str, running: frozenset[str]) -> str:
     lines = lines_of(without_leaders(plain), running)
     units = _with_true_headings(units_of(unescaped(without_leaders(markdown)), running), lines)
     page = _Page(units, numbered(trusting_tables(lines, units)))
-    if not page.is_settled and (page.pairs() > _MAX_PAIRS or stand_in_columns(lines)):
+    if not page.is_settled and (not page.is_comparable() or stand_in_columns(lines)):
         return "\n".join([_text(unit.text for unit in units), "", *page.lost()]).strip("\n")
     return page.merged()
 
@@ -63,19 +65,20 @@ class _Page:
             word for word, wanted in zip(self._theirs, self._wanted, strict=True) if wanted
         )
 
-    def pairs(self) -> int:
+    def is_comparable(self) -> bool:
+        if len(self._theirs) * len(self._ours) > _MAX_STEPS:
+            return False
         mine = Counter(self._ours)
-        return sum(count * mine[word] for word, count in Counter(self._theirs).items())
+        return sum(count * mine[word] for word, count in Counter(self._theirs).items()) <= _MAX_PAIRS
 
     def merged(self) -> str:
         """The units whose words all stand where they should, and between them the lines that the others made
         up."""
         found = self._found()
-        out: list[str] = []
+        out: list[str | int] = []  # text, or the unit that comes here
         run: list[str] = []
-        emitted = -1
-        blank = False
         breaks: dict[int, list[int]] = {}
+        last, blank = -1, False
         for line in self._lines:
             offsets = [at for at in found[line.start : line.start + len(line.words)] if at is not None]
             if not offsets:
@@ -84,23 +87,23 @@ class _Page:
                 blank = blank or not line.words
                 continue
             unit = self._unit_at(offsets[0])
-            if blank and unit == emitted:
+            if blank and unit == last:
                 breaks.setdefault(unit, []).append(offsets[0] - self._unit_starts[unit])
             out += ["", paragraph(run), ""] if run else []
             run, blank = [], False
             for each in dict.fromkeys(self._unit_at(at) for at in offsets):
-                if each > emitted:
-                    out += [""] if "" in (unit.text for unit in self._units[emitted + 1 : each]) else []
-                    out.append(f"\0{each}")
-                    emitted = each
+                if each > last:
+                    out += [*self._gap(last, each), each]
+                    last = each
         out += ["", paragraph(run)]
-        return _text(self._restored(part, breaks) for part in out)
+        return _text(
+            _broken(self._units[part], breaks.get(part, [])) if isinstance(part, int) else part
+            for part in out
+        )
 
-    def _restored(self, part: str, breaks: dict[int, list[int]]) -> str:
-        if not part.startswith("\0"):
-            return part
-        at = int(part[1:])
-        return _broken(self._units[at], breaks.get(at, []))
+    def _gap(self, before: int, unit: int) -> list[str]:
+        """A blank line where the Markdown has one between two units: the items of a list stay together."""
+        return [""] if any(not between.text for between in self._units[before + 1 : unit]) else []
 
     def _found(self) -> list[int | None]:
         """For each word of the plain text its offset in our letters; None for one that is nowhere, or in a
@@ -199,7 +202,7 @@ def _broken(unit: Unit, breaks: Sequence[int]) -> str:
     return "\n\n".join([*parts, unit.text[start:]])
 
 
-def _text(parts: Iterator[str] | Sequence[str]) -> str:
+def _text(parts: Iterable[str]) -> str:
     """The parts a line each, one blank line at most between them."""
     kept: list[str] = []
     for part in parts:

@@ -51,7 +51,10 @@ BEGIN
         '    FROM lacking l ORDER BY l.part'
         '  ON CONFLICT (generation_id, source_type, source_id, part) DO UPDATE'
         '     SET priority = least(q.priority, excluded.priority), job_id = excluded.job_id,'
-        '         batch_id = excluded.batch_id,'
+        '         batch_id = excluded.batch_id, estimated_tokens = excluded.estimated_tokens,'
+        -- What is lacking now may lie outside of what was lacking then.
+        '         first_ordinal = least(q.first_ordinal, excluded.first_ordinal),'
+        '         last_ordinal = greatest(q.last_ordinal, excluded.last_ordinal),'
         -- Somebody asks for it now: what waits out a failure does not wait on. A rate limit is kept.
         '         available_at = CASE WHEN q.status = ''pending'' THEN least(q.available_at, now())'
         '                             ELSE q.available_at END'

@@ -2,31 +2,37 @@
 -- items (hold_items) and written the vectors; the order of locks is items, jobs, counters: everywhere.
 
 -- p_jobs, p_embedded, p_reused, p_tokens, p_costs: the shares of the ingestion jobs that the call served.
+-- A job is completed when its last item has ended, for an item ends as completed only when every vector stands:
+-- the counts are for people. A vector that was taken away and made again is counted twice on the way, hence
+-- `least`; in the end what did not fail is embedded.
 CREATE OR REPLACE FUNCTION embedmill.advance_jobs(
     p_jobs uuid[], p_embedded integer[], p_reused integer[], p_failed integer[], p_tokens bigint[], p_costs numeric[])
 RETURNS void
-LANGUAGE sql AS $$
-    WITH share AS (
-        SELECT * FROM unnest(p_jobs, p_embedded, p_reused, p_failed, p_tokens, p_costs)
-            AS s (job_id, embedded, reused, failed, tokens, cost)
-    ), locked AS MATERIALIZED (
-        SELECT id FROM embedmill.ingestion_jobs WHERE id = ANY (p_jobs) ORDER BY id FOR UPDATE
-    )
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+BEGIN
+    -- In a statement of its own: the next one then sees which items the transactions before us have ended.
+    PERFORM FROM embedmill.ingestion_jobs WHERE id = ANY (p_jobs) ORDER BY id FOR UPDATE;
     UPDATE embedmill.ingestion_jobs j
-       SET embedded_chunks = j.embedded_chunks + s.embedded,
+       SET embedded_chunks = CASE WHEN s.is_done THEN j.total_chunks - s.failed
+                                  ELSE least(j.embedded_chunks + s.embedded, j.total_chunks - s.failed) END,
            reused_chunks = j.reused_chunks + s.reused,
-           failed_chunks = j.failed_chunks + s.failed,
+           failed_chunks = s.failed,
            paid_tokens = j.paid_tokens + s.tokens,
            cost_usd = j.cost_usd + s.cost,
-           status = CASE WHEN j.status = 'embedding_in_progress'
-                          AND j.embedded_chunks + s.embedded + j.failed_chunks + s.failed >= j.total_chunks
-                         THEN 'completed'::embedmill.job_status ELSE j.status END,
-           completed_at = CASE WHEN j.status = 'embedding_in_progress'
-                          AND j.embedded_chunks + s.embedded + j.failed_chunks + s.failed >= j.total_chunks
-                         THEN now() ELSE j.completed_at END,
+           status = CASE WHEN s.is_done THEN 'completed'::embedmill.job_status ELSE j.status END,
+           completed_at = CASE WHEN s.is_done THEN now() ELSE j.completed_at END,
            updated_at = now()
-      FROM share s
-     WHERE j.id = s.job_id AND j.id = ANY (ARRAY(SELECT id FROM locked))
+      FROM (SELECT k.id, p.embedded, p.reused, p.tokens, p.cost,
+                   least(k.failed_chunks + p.failed, k.total_chunks) AS failed,
+                   -- No NOT EXISTS: the planner may answer that by hashing the whole queue.
+                   k.status = 'embedding_in_progress'
+                   AND coalesce((SELECT false FROM embedmill.embedding_queue q
+                                  WHERE q.document_id = k.document_id AND q.job_id = k.id LIMIT 1), true) AS is_done
+              FROM unnest(p_jobs, p_embedded, p_reused, p_failed, p_tokens, p_costs)
+                   AS p (job_id, embedded, reused, failed, tokens, cost)
+              JOIN embedmill.ingestion_jobs k ON k.id = p.job_id) s
+     WHERE j.id = s.id;
+END
 $$;
 
 -- Items that are not at their end yet: tokens so far, and more time, since there was progress.
@@ -49,10 +55,10 @@ LANGUAGE sql AS $$
      WHERE generation_id = p_generation_id
 $$;
 
--- Marks chunks that the provider refuses for good, each with its dead letter.
+-- Marks chunks that the provider refuses for good, each with its dead letter; returns those that it marked.
 CREATE OR REPLACE FUNCTION embedmill.bury_chunks(
     p_generation_id integer, p_item_ids bigint[], p_chunk_ids bigint[], p_reason text, p_error_message text)
-RETURNS void
+RETURNS SETOF bigint
 LANGUAGE sql AS $$
     WITH marked AS (
         UPDATE embedmill.knowledge_chunks SET error_reason = p_reason
@@ -63,4 +69,5 @@ LANGUAGE sql AS $$
         (tenant_id, generation_id, item_id, document_id, chunk_id, reason, error_message)
     SELECT m.tenant_id, p_generation_id, l.item_id, m.document_id, m.id, p_reason, p_error_message
       FROM marked m JOIN unnest(p_item_ids, p_chunk_ids) AS l (item_id, chunk_id) ON l.chunk_id = m.id
+    RETURNING chunk_id
 $$;
