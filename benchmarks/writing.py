@@ -116,7 +116,7 @@ async def whole_path(app: App, pipeline: Pipeline, texts: list[str], chunks_per_
     else:
         await app.database.fetch(
             "SELECT count(*) FROM embedmill.ingestion_jobs j, "
-            "LATERAL embedmill.launch_document(j.document_id, j.id, 'medium', 'internal_ingestion') "
+            "LATERAL embedmill.launch_document(j.document_id, j.id, j.batch_id, 'medium', 'internal_ingestion') "
             "WHERE j.batch_id = %s",
             (batch,),
         )
@@ -151,7 +151,7 @@ async def measure(chunks: int, rounds: int) -> list[dict[str, object]]:
                 for number in range(rounds):
                     bare.append(await bare_loop(url, provider.base_url, texts_of(chunks, 1), storage))
                     documents.append(await whole_path(app, pipeline, texts_of(chunks, 10 + number), 500))
-                    singles.append(await whole_path(app, pipeline, texts_of(chunks // 4, 100 + number), 1))
+                    singles.append(await whole_path(app, pipeline, texts_of(chunks // 20, 100 + number), 1))
                     print(
                         f"{storage} round {number + 1}: bare {bare[-1]:,.0f}, path {documents[-1]:,.0f}",
                         flush=True,

@@ -13,7 +13,7 @@ from embedmill.errors import DatabaseError
 from embedmill.worker.heartbeat import Heartbeat, Pulse
 from embedmill.worker.identity import current_identity
 
-AGE = """SELECT extract(epoch FROM now() - heartbeat_at), status::text, chunks_embedded
+STATE = """SELECT extract(epoch FROM now() - heartbeat_at), status::text, chunks_embedded
            FROM embedmill.embedding_queue_workers"""
 
 
@@ -31,15 +31,15 @@ async def test_it_beats_while_the_event_loop_is_busy(app: App) -> None:
     with psycopg.connect(app.database.url, autocommit=True) as observer:
         first = observer.execute("SELECT heartbeat_at FROM embedmill.embedding_queue_workers").fetchone()
         pulse.chunks_embedded = 42
-        until(lambda: observer.execute(AGE).fetchone()[2] == 42)  # type: ignore[index]
+        until(lambda: observer.execute(STATE).fetchone()[2] == 42)  # type: ignore[index]
         assert (
             observer.execute("SELECT heartbeat_at FROM embedmill.embedding_queue_workers").fetchone() > first
         )
-        assert observer.execute(AGE).fetchone()[1] == "active"  # type: ignore[index]
+        assert observer.execute(STATE).fetchone()[1] == "active"  # type: ignore[index]
         pulse.current_work = None
-        until(lambda: observer.execute(AGE).fetchone()[1] == "idle")  # type: ignore[index]
+        until(lambda: observer.execute(STATE).fetchone()[1] == "idle")  # type: ignore[index]
         heartbeat.stop()
-        assert observer.execute(AGE).fetchone()[1] == "stopped"  # type: ignore[index]
+        assert observer.execute(STATE).fetchone()[1] == "stopped"  # type: ignore[index]
 
 
 async def test_it_survives_the_loss_of_its_connection_and_a_worker_given_up_comes_back(app: App) -> None:
@@ -51,11 +51,11 @@ async def test_it_survives_the_loss_of_its_connection_and_a_worker_given_up_come
             " WHERE application_name = 'embedmill heartbeat' AND datname = current_database()"
         )
         observer.execute("UPDATE embedmill.embedding_queue_workers SET status = 'error', stopped_at = now()")
-        until(lambda: observer.execute(AGE).fetchone()[1] == "idle")  # type: ignore[index]
+        until(lambda: observer.execute(STATE).fetchone()[1] == "idle")  # type: ignore[index]
         row = observer.execute("SELECT stopped_at FROM embedmill.embedding_queue_workers").fetchone()
         assert row == (None,)
         heartbeat.stop()
-        assert observer.execute(AGE).fetchone()[1] == "stopped"  # type: ignore[index]
+        assert observer.execute(STATE).fetchone()[1] == "stopped"  # type: ignore[index]
 
 
 def test_a_database_that_is_not_there_is_said_at_once() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -38,9 +38,10 @@ async def working(
             worker.stop()
 
 
-async def settle(app: App, *batches: object) -> None:
+async def settle(app: App, *batches: UUID) -> None:
+    """Until all of these runs have ended, as the command line waits for its own."""
     for batch in batches:
-        while not await is_settled(app.database, batch):  # type: ignore[arg-type]
+        while not await is_settled(app.database, batch):
             await asyncio.sleep(0.02)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from uuid import uuid4
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
-from embedmill.worker.identity import current_identity, is_alive
+from embedmill.worker.identity import current_identity
 from embedmill.worker.loop import WorkerOptions
 from embedmill.worker.sweeps import rescue
 from tests.support import audit
@@ -39,8 +38,8 @@ asyncio.run(main())
 async def test_a_worker_killed_on_this_host_is_not_waited_for(app: App, pipeline: Pipeline) -> None:
     """Its row says that it beat a moment ago, and that it does so once in an hour."""
     me = current_identity()
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
-        gone.wait()
+    gone = await asyncio.create_subprocess_exec(sys.executable, "-c", "pass")
+    await gone.wait()
     dead = await register_worker(app.database, host_id=me.host_id, pid=gone.pid, heartbeat_ms=3_600_000)
     alive = await register_worker(
         app.database,
@@ -66,22 +65,22 @@ async def test_sweeps_at_the_same_moment_rescue_each_item_once(app: App, pipelin
 
 
 async def test_a_new_day_s_partitions_are_made_by_whoever_comes_first(app: App) -> None:
-    rows = await app.database.fetch(
-        "SELECT inhrelid::regclass::text FROM pg_inherits "
-        "WHERE inhparent = 'embedmill.embedding_queue_history'::regclass"
-    )
-    partitions = sorted(row[0] for row in rows)
+    partitions = await history_partitions(app)
     assert len(partitions) == 9
     for partition in partitions:
         if not partition.endswith("_rest"):
             await app.database.fetch(f"DROP TABLE {partition}".encode())
     me = current_identity()
     await asyncio.gather(*(rescue(app.database, me) for _ in range(8)))
-    again = await app.database.fetch(
+    assert await history_partitions(app) == partitions
+
+
+async def history_partitions(app: App) -> list[str]:
+    rows = await app.database.fetch(
         "SELECT inhrelid::regclass::text FROM pg_inherits "
-        "WHERE inhparent = 'embedmill.embedding_queue_history'::regclass"
+        " WHERE inhparent = 'embedmill.embedding_queue_history'::regclass ORDER BY 1"
     )
-    assert sorted(row[0] for row in again) == partitions
+    return [row[0] for row in rows]
 
 
 async def test_after_a_kill_the_next_worker_finishes_and_pays_again_only_what_was_in_flight(
@@ -147,8 +146,3 @@ async def until_stored(app: App, pipeline: Pipeline, vectors: int) -> None:
     async with asyncio.timeout(30):
         while len(await stored_vectors(app, pipeline)) < vectors:
             await asyncio.sleep(0.01)
-
-
-def test_the_process_table_is_read_as_the_sweep_reads_it() -> None:
-    me = current_identity()
-    assert is_alive(os.getpid(), me.pid_started_at)

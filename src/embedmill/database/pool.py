@@ -26,7 +26,11 @@ SELECT set_config('search_path', 'embedmill, ' || coalesce(
 
 
 class Database:
-    """A pool of connections to one embedmill database. Use as an async context manager."""
+    """A pool of connections to one embedmill database. Use as an async context manager.
+
+    Connections are not tried out before each use, which would double the round trips: one that a restart of the
+    server has cut fails at its first use and is replaced, and what may be repeated is (patience.py).
+    """
 
     def __init__(self, url: str, *, max_connections: int = 12, application_name: str = "embedmill") -> None:
         self.url = url
@@ -36,7 +40,6 @@ class Database:
             max_size=max_connections,
             kwargs={"application_name": application_name, "autocommit": True, "row_factory": tuple_row},
             configure=_configure,
-            check=AsyncConnectionPool.check_connection,
             open=False,
             timeout=30,
             reconnect_timeout=30,

@@ -5,7 +5,7 @@ SELECT item_id, chunk_id, token_count, content_hash, text
 
 -- name: find_donors
 -- Chunks of the tenant that have the same text, and the generation of the same recipe with its vector.
-SELECT content_hash, donor, donor_generation_id FROM embedmill.find_donors(%(generation_id)s, %(content_hashes)s);
+SELECT content_hash, donor, donor_generation_id FROM embedmill.find_donors(%(generation_id)s, %(content_hashes)b);
 
 -- name: donate_vectors
 -- Copies vectors of the same text within the tenant: paid once. Skips donors that went meanwhile.

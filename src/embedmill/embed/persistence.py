@@ -72,10 +72,11 @@ class Persistence:
             written, hashes, rows = self._select_targets(units, held, skip)
             if written.ours:
                 chunk_ids = [target.chunk_id for target in written.ours]
-                copied = encode_vectors(chunk_ids, hashes, vectors[rows], self._generation.storage)
+                pieces = encode_vectors(chunk_ids, hashes, vectors[rows], self._generation.storage)
                 statement = _SQL["copy_vectors"].format(vectors=self._vectors)
                 async with connection.cursor().copy(statement) as copy:
-                    await copy.write(copied)
+                    for piece in pieces:
+                        await copy.write(piece)
             await self._books.record_usage(connection, call, items)
             return await self._settle(
                 connection, items, held, written, holdings, done, embedded=len(written.ours)
