@@ -11,7 +11,7 @@ import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
-from embedmill.events import VectorsReused
+from embedmill.events import CallSucceeded, VectorsReused
 from embedmill.ingest.progress import batch_progress, coverage
 from embedmill.ingest.storing import Storing
 from tests.embed.desk import Desk, Run
@@ -149,6 +149,36 @@ async def test_a_donor_that_goes_between_the_question_and_the_copy_is_missed_by_
     assert {unit.text for unit in units} == {"the text", "its own"}
     assert len((await heir.write(units)).completed) == 1
     await audit.assert_books_balance(app)
+
+
+async def test_a_text_that_stands_in_a_whole_backlog_is_written_as_it_comes_and_paid_for_once(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    """No call ever fills up with it: the backlog must not be claimed to its end before the first is made."""
+    parameters = {"pipeline_id": pipeline.id, "generation_id": pipeline.generation.id}
+    for statement in BACKLOG_OF_ONE_TEXT:
+        await app.database.fetch(statement, parameters)
+    provider.configure(latency_ms=30)
+    run = await Run(app, pipeline)(seconds=60)
+    assert await missing_chunks(app, pipeline) == 0
+    assert provider.stats()["inputs_paid"] == 1
+    (first,) = run.of(CallSucceeded)
+    assert first.vectors < 1500, "of 2000"
+    assert await audit.live_items(app) == []
+    await audit.assert_books_balance(app)
+
+
+BACKLOG_OF_ONE_TEXT = (
+    "INSERT INTO embedmill.knowledge_documents (tenant_id, pipeline_id, source_type, source_id, name) "
+    "SELECT 1, %(pipeline_id)s, 'test', n::text, n::text FROM generate_series(1, 2000) AS n",
+    "INSERT INTO embedmill.knowledge_chunks (tenant_id, pipeline_id, document_id, ordinal, start_offset, end_offset, "
+    "       token_count, text_config, content_hash, text) "
+    "SELECT 1, %(pipeline_id)s, id, 0, 0, 4, 5, 'simple', "
+    "       substring(sha256(convert_to('same', 'UTF8')) FROM 1 FOR 16), 'same' FROM embedmill.knowledge_documents",
+    "INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, document_id, first_ordinal, last_ordinal, "
+    "       source_type, source_id) "
+    "SELECT 1, %(generation_id)s, id, 0, 0, 'document', id::text FROM embedmill.knowledge_documents",
+)
 
 
 async def test_reuse_alone_completes_items_and_jobs(

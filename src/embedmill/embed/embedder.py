@@ -24,7 +24,7 @@ from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.embed.calling import LONGEST_WAIT_SECONDS, Caller, call_limits
 from embedmill.embed.holding import HeldItem, Holdings
-from embedmill.embed.loading import Loader
+from embedmill.embed.loading import MOST_ITEMS, Loader
 from embedmill.embed.persistence import Persistence
 from embedmill.embed.results import Call, Outcome
 from embedmill.embed.traffic import Flight, Traffic
@@ -70,8 +70,11 @@ class Embedder:
         self._on_event = on_event
         self._chance = chance
         self._slots = asyncio.Semaphore(calls_in_flight)
+        limits = call_limits(pipeline, provider)
+        # Where one text stands in a whole backlog a call never fills up: what is held stays bounded all the same.
+        self._most_held = 2 * (calls_in_flight + 1) * limits.max_inputs + MOST_ITEMS
         self._persistence = Persistence(database, pipeline, lease_seconds=lease_seconds)
-        self._packer = Packer(call_limits(pipeline, provider))
+        self._packer = Packer(limits)
         self._holdings = Holdings()
         self._traffic = Traffic()
         self._loader = Loader(
@@ -137,8 +140,8 @@ class Embedder:
         await self._return_rest()
 
     async def _fill(self) -> None:
-        """Claim until a call is full or nothing is ready."""
-        while self._goes_on and not self._packer.is_full:
+        """Claim until a call is full, nothing is ready, or as much is held as is good."""
+        while self._goes_on and not self._packer.is_full and len(self._holdings) < self._most_held:
             try:
                 outcomes = await self._loader.load_more(self._packer, self._holdings)
             except AWAY:

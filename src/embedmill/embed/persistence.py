@@ -72,7 +72,7 @@ class Persistence:
             written, hashes, rows = self._select_targets(units, held, skip)
             if written.ours:
                 chunk_ids = [target.chunk_id for target in written.ours]
-                pieces = encode_vectors(chunk_ids, hashes, vectors[rows], self._generation.storage)
+                pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
                 statement = _SQL["copy_vectors"].format(vectors=self._vectors)
                 async with connection.cursor().copy(statement) as copy:
                     for piece in pieces:

@@ -19,7 +19,7 @@ class Flight:
 
     def __init__(self, units: list[Unit], passengers: list[HeldItem]) -> None:
         self.units = units
-        self.passengers = passengers
+        self.passengers = set(passengers)
 
 
 class Traffic:
@@ -42,11 +42,10 @@ class Traffic:
             return False
         travelling, flight = found
         travelling.targets.extend(unit.targets)
-        aboard = {id(held) for held in flight.passengers}
         newcomers = {
-            target.item_id for target in unit.targets if id(holdings.get(target.item_id)) not in aboard
+            target.item_id for target in unit.targets if holdings.get(target.item_id) not in flight.passengers
         }
-        flight.passengers += holdings.depart(newcomers)
+        flight.passengers.update(holdings.depart(newcomers))
         return True
 
     def close(self, units: Sequence[Unit]) -> None:

@@ -2,15 +2,16 @@
 
 Layout: the COPY header, then for each row a field count and (length, bytes) for chunk_id (int8), input_hash
 (bytea) and embedding (pgvector: int2 dimensions, int2 unused, then float4 or, for halfvec, float2, big-endian),
-then the trailer. One structured array fills in every row without a loop over vectors: libraries.md measured
+then the trailer. A structured array fills in the rows of a piece without a loop over vectors: libraries.md measured
 text literals at 2-3% of this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedmill.core.hashing import HASH_BYTES
 from embedmill.errors import BadResponseError
@@ -19,6 +20,7 @@ from embedmill.ports import Vectors
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
 _TRAILER = b"\xff\xff"
 _SCALARS = {"vector": ">f4", "halfvec": ">f2"}
+_ROWS_IN_PIECE = 500
 _BEYOND_HALF = 65520.0  # rounds to infinity; what lies below rounds to 65504
 
 
@@ -34,15 +36,29 @@ def check_storable(vectors: Vectors, storage: str) -> None:
 
 
 def encode_vectors(
-    chunk_ids: Sequence[int], input_hashes: Sequence[bytes], vectors: Vectors, storage: str
-) -> list[bytes | memoryview]:
-    """The pieces for COPY of (chunk_id, input_hash, embedding); row i is chunk_ids[i], vectors[i].
+    chunk_ids: Sequence[int],
+    input_hashes: Sequence[bytes],
+    vectors: Vectors,
+    rows: Sequence[int],
+    storage: str,
+) -> Iterator[bytes | memoryview]:
+    """The pieces for COPY of (chunk_id, input_hash, embedding): chunk_ids[i] gets vectors[rows[i]].
 
-    `vectors` has shape (rows, dimensions), and has passed `check_storable`.
+    `vectors` has shape (inputs, dimensions), and has passed `check_storable`. A piece is a few megabytes at most,
+    though one text may stand in very many chunks.
     """
-    rows, dimensions = vectors.shape
-    scalar = np.dtype(_SCALARS[storage])
-    layout = np.dtype(
+    yield _HEADER
+    layout = _layout(vectors.shape[1], storage)
+    for start in range(0, len(rows), _ROWS_IN_PIECE):
+        some = slice(start, start + _ROWS_IN_PIECE)
+        block = _fill_block(layout, chunk_ids[some], input_hashes[some], vectors[rows[some]])
+        # Handed over as it stands: joining the pieces would copy megabytes.
+        yield block.view(np.uint8).data
+    yield _TRAILER
+
+
+def _layout(dimensions: int, storage: str) -> np.dtype[np.void]:
+    return np.dtype(
         [
             ("fields", ">i2"),
             ("id_length", ">i4"),
@@ -52,17 +68,22 @@ def encode_vectors(
             ("vector_length", ">i4"),
             ("dimensions", ">i2"),
             ("unused", ">i2"),
-            ("vector", scalar, (dimensions,)),
+            ("vector", np.dtype(_SCALARS[storage]), (dimensions,)),
         ]
     )
+
+
+def _fill_block(
+    layout: np.dtype[np.void], chunk_ids: Sequence[int], input_hashes: Sequence[bytes], vectors: Vectors
+) -> NDArray[np.void]:
+    rows, dimensions = vectors.shape
     block = np.zeros(rows, dtype=layout)
     block["fields"] = 3
     block["id_length"] = 8
     block["id"] = chunk_ids
     block["hash_length"] = HASH_BYTES
     block["hash"] = np.frombuffer(b"".join(input_hashes), dtype=f"V{HASH_BYTES}")
-    block["vector_length"] = 4 + scalar.itemsize * dimensions
+    block["vector_length"] = 4 + block["vector"].itemsize * dimensions
     block["dimensions"] = dimensions
     block["vector"] = vectors
-    # Handed over as they stand: a response's vectors are megabytes, and joining them would copy them twice.
-    return [_HEADER, block.view(np.uint8).data, _TRAILER]
+    return block

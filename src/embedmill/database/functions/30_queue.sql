@@ -75,8 +75,9 @@ $$;
 
 -- Locks the items that are still held by these tokens, in order of id so that nobody deadlocks;
 -- returns those ids. What is not returned was lost to a rescue, a change or a cancellation.
+-- The planner takes any array for ten elements: told not to loop, it hashes, and thousands cost no square.
 CREATE OR REPLACE FUNCTION embedmill.hold_items(p_item_ids bigint[], p_lease_tokens bigint[]) RETURNS SETOF bigint
-LANGUAGE sql AS $$
+LANGUAGE sql SET enable_nestloop = off AS $$
     WITH held AS MATERIALIZED (
         SELECT id, lease_token
           FROM embedmill.embedding_queue
@@ -84,16 +85,16 @@ LANGUAGE sql AS $$
          ORDER BY id
            FOR UPDATE
     )
-    SELECT id FROM held
-     WHERE lease_token = (SELECT l.token FROM unnest(p_item_ids, p_lease_tokens) AS l (item_id, token)
-                           WHERE l.item_id = held.id)
+    SELECT h.id
+      FROM held h
+      JOIN unnest(p_item_ids, p_lease_tokens) AS l (item_id, token) ON l.item_id = h.id AND l.token = h.lease_token
 $$;
 
 -- Moves items out of the live table into the history.
 CREATE OR REPLACE FUNCTION embedmill.end_items(
     p_item_ids bigint[], p_status embedmill.queue_status, p_error_message text, p_vector_counts integer[])
 RETURNS void
-LANGUAGE sql AS $$
+LANGUAGE sql SET enable_nestloop = off SET enable_hashjoin = on AS $$
     WITH ended AS (
         DELETE FROM embedmill.embedding_queue WHERE id = ANY (p_item_ids) RETURNING *
     )
