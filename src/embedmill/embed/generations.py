@@ -21,13 +21,16 @@ async def keep_index(database: Database, pipeline: Pipeline, *, may_build: bool 
     next one who comes."""
     generation = pipeline.generation
     async with database.connection() as connection:
-        if not await _lock(connection, generation):
-            return IndexStep.KEEP
         try:
-            return await _step(connection, generation, may_build=may_build)
-        finally:
-            if not connection.closed:
-                await connection.execute(_SQL["unlock"], {"generation_id": generation.id})
+            if not await _lock(connection, generation):
+                return IndexStep.KEEP
+            step = await _step(connection, generation, may_build=may_build)
+            await connection.execute(_SQL["unlock"], {"generation_id": generation.id})
+        except BaseException:
+            # Cancelled at any word, also while the lock was given: it goes with its session, for nobody knows.
+            await connection.close()
+            raise
+        return step
 
 
 async def _step(connection: Connection, generation: Generation, *, may_build: bool) -> IndexStep:
