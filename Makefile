@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEMO := EMBEDMILL_DATABASE_URL="$(EMBEDMILL_DATABASE_URL)" EMBEDMILL_DATA_DIR="$(CURDIR)/.embedmill"
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo test check bench crash clean lock
+.PHONY: demo test check bench bench-peers crash clean lock
 
 demo: $(VENV)/.runtime
 	@$(DEMO) $(BIN)/python scripts/demo.py
@@ -27,9 +27,13 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
-# The long form of the crash tests: a hundred kills of everything.
+# Beside other queues: they are installed into environments of their own under .peers/.
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.queue --install
+
+# The long form of the crash tests: a hundred kills of everything, two hundred faults of every kind.
 crash: $(VENV)/.dev
-	EMBEDMILL_TEST_KILLS=100 $(BIN)/python -m pytest -q tests/crash
+	EMBEDMILL_TEST_KILLS=100 EMBEDMILL_TEST_FAULTS=200 $(BIN)/python -m pytest -q tests/crash
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

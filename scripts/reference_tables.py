@@ -23,13 +23,16 @@ _COLUMN = re.compile(
     r"^\s+(?P<name>[a-z_]+)\s+(?P<type>(?:embedmill\.)?\w+(?: precision)?(?:\[\])?)(?P<rest>[^\n]*)$"
 )
 _FUNCTION = re.compile(
-    r"^(?P<said>(?:--[^\n]*\n)*)CREATE OR REPLACE FUNCTION embedmill\.(?P<name>\w+)\s*\((?P<takes>.*?)\)\s*"
-    r"RETURNS (?P<gives>.*?)\s*LANGUAGE",
+    r"^(?P<said>(?:--[^\n]*\n)*)CREATE OR REPLACE FUNCTION embedmill\.(?P<name>\w+)\s*"
+    r"\((?P<takes>(?:(?!LANGUAGE).)*?)\)\s*(?:RETURNS (?P<gives>(?:(?!LANGUAGE).)*?)\s*)?LANGUAGE",
     re.MULTILINE | re.DOTALL,
 )
 _VIEW = re.compile(r"^(?P<said>(?:--[^\n]*\n)*)CREATE OR REPLACE VIEW embedmill\.(?P<name>\w+)", re.MULTILINE)
 _CONSTRAINT = re.compile(r"^\s*(CHECK|UNIQUE|PRIMARY KEY|FOREIGN KEY|CONSTRAINT)\b")
-_HARMLESS = re.compile(r"^(ADD (FOREIGN KEY|CONSTRAINT|CHECK|UNIQUE)|SET \(|ENABLE |FORCE |DROP CONSTRAINT)")
+_HARMLESS = re.compile(
+    r"^(ADD (FOREIGN KEY|CONSTRAINT|CHECK|UNIQUE)|SET \(|ENABLE |FORCE |DROP CONSTRAINT|"
+    r"ALTER COLUMN \w+ DROP NOT NULL|--)"
+)
 
 
 _WORDS = Path(__file__).with_name("reference_words.toml")
@@ -97,7 +100,8 @@ def read_tables(migrations: list[str]) -> dict[str, Table]:
             said = _sentence(found["said"])
             tables[found["name"]] = Table(found["name"], said, list(_columns(found["body"])))
         for name, change, comment in _ALTERED.findall(text):
-            _alter(tables[name], " ".join(change.split()), comment)
+            for action in f"{change}{comment}".splitlines():
+                _alter(tables[name], action.strip())
     return tables
 
 
@@ -115,16 +119,17 @@ def _columns(body: str) -> Iterator[Column]:
         above = []
 
 
-def _alter(table: Table, change: str, comment: str) -> None:
-    added = re.match(r"ADD COLUMN (?:IF NOT EXISTS )?(.*)", change)
-    dropped = re.match(r"DROP COLUMN (?:IF EXISTS )?(\w+)$", change)
+def _alter(table: Table, action: str) -> None:
+    """One action of an ALTER TABLE: each stands in a line of its own, with its comment."""
+    added = re.match(r"ADD COLUMN (?:IF NOT EXISTS )?(.*)", action)
+    dropped = re.match(r"DROP COLUMN (?:IF EXISTS )?(\w+),?$", action)
     if added:
-        table.columns += _columns(f"    {added[1]}{comment if '--' in comment else ''}")
+        table.columns += _columns(f"    {added[1]}")
     elif dropped:
         table.columns = [column for column in table.columns if column.name != dropped[1]]
-    elif not _HARMLESS.match(change):
+    elif action and not _HARMLESS.match(action):
         raise SystemExit(
-            f"reference_tables.py does not understand: ALTER TABLE embedmill.{table.name} {change}"
+            f"reference_tables.py does not understand: ALTER TABLE embedmill.{table.name} {action}"
         )
 
 
@@ -190,7 +195,12 @@ def _functions_of(file: str, text: str) -> list[str]:
     lines = [f"### {file}", ""]
     lines += [_sentence(head[0]), ""] if head else []
     rows = [
-        (found["name"], " ".join(found["takes"].split()), " ".join(found["gives"].split()), found["said"])
+        (
+            found["name"],
+            " ".join(found["takes"].split()),
+            " ".join((found["gives"] or "record").split()),
+            found["said"],
+        )
         for found in _FUNCTION.finditer(text)
     ]
     for name, takes, gives, said in rows:

@@ -3,8 +3,9 @@ must not hold logic of its own."""
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
     from embedmill.database.migrator import MigrationReport
     from embedmill.database.pipelines import Pipeline
     from embedmill.database.pool import Database
+    from embedmill.embed.direct import DirectEmbedder
     from embedmill.events import Event
+    from embedmill.fleet.events import FleetEvent
+    from embedmill.fleet.supervisor import Supervisor
     from embedmill.ingest.folder import FolderIngestion
     from embedmill.ingest.parsing import ParserPool
     from embedmill.ports import EmbeddingProvider, ProviderSpec
+    from embedmill.queue.sharing import Limit
     from embedmill.search.searcher import Searcher
     from embedmill.worker.loop import Worker
 
@@ -59,14 +64,17 @@ class App:
         chunk_plan: ChunkPlan,
         text_search_config: str,
         price_per_million_tokens: Decimal | None,
-        calls_per_minute: int | None,
-        tokens_per_minute: int | None,
+        calls_per_minute: Limit | None,
+        tokens_per_minute: Limit | None,
+        quota_key: str | None = None,
     ) -> Pipeline:
         """Make a pipeline, filling in what is known of its model; `explicit` names the fields of the spec that
-        a person gave. Raises ConfigurationError where model, dimensions and chunks do not fit together."""
+        a person gave. Pipelines of one `quota_key` share its limits (None: a key of its own). Raises
+        ConfigurationError where model, dimensions and chunks do not fit together."""
         from embedmill.adapters.prices import published_price
         from embedmill.adapters.providers.completion import complete_spec
         from embedmill.database.pipelines import NewPipeline, create_pipeline
+        from embedmill.queue.sharing import check_shared_key, limits_of_new_pipeline
 
         complete = complete_spec(spec, explicit, models_dir=self.settings.models_dir)
         provider = self.provider(complete)
@@ -79,6 +87,10 @@ class App:
                 f"{complete.model} reads at most {longest} tokens of an input: "
                 f"--chunk-tokens cannot be {chunk_plan.max_tokens}"
             )
+        limits = limits_of_new_pipeline(complete, calls_per_minute, tokens_per_minute)
+        if quota_key is not None:
+            said = calls_per_minute is not None or tokens_per_minute is not None
+            await check_shared_key(self.database, quota_key, with_limits=said)
         price = published_price(complete) if price_per_million_tokens is None else price_per_million_tokens
         new = NewPipeline(
             name=name,
@@ -87,8 +99,10 @@ class App:
             chunk_plan=chunk_plan,
             text_search_config=text_search_config,
             price_per_million_tokens=price,
-            calls_per_minute=calls_per_minute,
-            tokens_per_minute=tokens_per_minute,
+            calls_per_minute=limits.calls_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+            quota_key=quota_key,
+            uses_default_quota=limits.uses_defaults,
         )
         return await create_pipeline(self.database, await self.tenant_id(), new)
 
@@ -103,18 +117,48 @@ class App:
     def worker(self, *, on_event: Callable[[Event], None] = lambda event: None) -> Worker:
         from embedmill.worker.loop import Worker, WorkerOptions
 
-        options = WorkerOptions(
-            calls_in_flight=self.settings.calls_in_flight,
-            heartbeat_seconds=self.settings.heartbeat_seconds,
-            lease_seconds=self.settings.lease_seconds,
-        )
+        options = WorkerOptions(calls_in_flight=self.settings.calls_in_flight)
         return Worker(self.database, self.provider, options, on_event=on_event)
+
+    def supervisor(
+        self, processes: int | None, *, until_empty: bool, on_event: Callable[[FleetEvent], None]
+    ) -> Supervisor:
+        """The fleet of this machine: so many worker processes, or as many as the backlog needs (None)."""
+        from embedmill.adapters.providers.local import available_cpus
+        from embedmill.core.scaling import local_maximum
+        from embedmill.fleet.seat import SeatOptions
+        from embedmill.fleet.supervisor import Supervisor, SupervisorOptions
+
+        # -P: a file in the folder that we were started in must not stand in for a module.
+        command = [sys.executable, "-P", "-m", "embedmill", "worker", "--supervised"]
+        options = SupervisorOptions(
+            processes,
+            local_maximum=local_maximum(processors=available_cpus(), threads=self.settings.local_threads),
+            seat=SeatOptions(ends_by_itself=until_empty),
+        )
+        chance = random.Random()  # noqa: S311 - jitter, no secret
+        arguments = ["--until-empty"] if until_empty else []
+        return Supervisor(self.database, [*command, *arguments], options, on_event=on_event, chance=chance)
 
     def parsers(self) -> ParserPool:
         return open_parsers(self.settings)
 
+    def direct_embedder(
+        self, pipeline: Pipeline, *, worker_id: UUID, on_event: Callable[[Event], None]
+    ) -> DirectEmbedder:
+        """For what the queue does not take; `worker_id` is in whose name it pays."""
+        from embedmill.embed.direct import DirectEmbedder
+
+        return DirectEmbedder(self.database, pipeline, self.provider, worker_id=worker_id, on_event=on_event)
+
     def folder_ingestion(
-        self, pipeline: Pipeline, parsers: ParserPool, *, batch_id: UUID, priority: str
+        self,
+        pipeline: Pipeline,
+        parsers: ParserPool,
+        *,
+        batch_id: UUID,
+        priority: str,
+        embed_directly: Callable[[int, UUID], Awaitable[None]],
     ) -> FolderIngestion:
         from embedmill.ingest.folder import FolderIngestion
         from embedmill.ingest.parsing_protocol import TokenizerSpec
@@ -131,6 +175,7 @@ class App:
             ),
             max_file_bytes=self.settings.max_file_bytes,
             files_at_once=2 * self.settings.parser_processes,
+            embed_directly=embed_directly,
         )
 
 

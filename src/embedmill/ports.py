@@ -34,11 +34,12 @@ class ProviderLimits(msgspec.Struct, frozen=True):
 
 class EmbeddingResponse(msgspec.Struct, frozen=True):
     """A checked answer: `vectors[i]` belongs to input i; `tokens` is what the provider says it counted
-    (None where it does not say)."""
+    (None where it does not say). `exhausted_seconds`: with this call a limit was used up, for so long."""
 
     vectors: Vectors
     tokens: int | None
     model: str
+    exhausted_seconds: float | None = None
 
 
 @runtime_checkable

@@ -35,10 +35,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """On whose behalf the command line works."""
     calls_in_flight: Annotated[int, Meta(ge=1, le=256)] = 8
     """Provider calls that a worker has under way at once, for each pipeline."""
-    heartbeat_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
-    """How often a worker says that it lives; after two missed beats its items go to others."""
-    lease_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
-    """The hard deadline of a claimed item that makes no progress."""
     local_threads: Annotated[int, Meta(ge=1)] | None = None
     """Threads of the local model. Unset: one for each core."""
     parser_processes: Annotated[int, Meta(ge=1, le=64)] = 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedmill.core.pricing import cost_usd, format_usd
+from embedmill.core.pricing import apportion, cost_usd, format_usd
 
 AMOUNTS = st.decimals(min_value=0, max_value=10_000_000, allow_nan=False, allow_infinity=False, places=12)
 
@@ -67,3 +67,18 @@ def test_what_is_said_is_a_sum_and_what_costs_something_never_looks_free(amount:
     value = Decimal(said[1:].replace(",", ""))
     assert (value == 0) == (amount == 0)
     assert abs(value - amount) <= max(Decimal("0.005"), amount / 1000)
+
+
+@given(st.integers(0, 10**9), st.lists(st.integers(0, 10_000), min_size=1, max_size=300))
+def test_shares_sum_to_the_whole_and_are_in_proportion(total: int, weights: list[int]) -> None:
+    shares = apportion(total, weights)
+    assert sum(shares) == total
+    whole = sum(weights)
+    if whole:
+        assert all(
+            abs(share - total * weight / whole) <= 1 for share, weight in zip(shares, weights, strict=True)
+        )
+
+
+def test_nothing_is_apportioned_among_nobody() -> None:
+    assert apportion(5, []) == []

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID, uuid4
 
 from embedmill.app import App
 from embedmill.core.batching import CallLimits, Packer, Unit
+from embedmill.core.concurrency import Concurrency
 from embedmill.database.pipelines import Pipeline
 from embedmill.embed.embedder import Embedder
+from embedmill.embed.gate import Gate
 from embedmill.embed.holding import Holdings
 from embedmill.embed.loading import Loader
 from embedmill.embed.persistence import Persistence
@@ -44,6 +47,7 @@ class Desk:
             self.persistence,
             worker_id=self.worker_id,
             traffic=self.traffic,
+            batch_size=500,
             lease_seconds=600,
         )
 
@@ -99,6 +103,21 @@ class Impatient(random.Random):
         return min(a, b)
 
 
+class Later:
+    """A clock that a test can put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+def gate_on(clock: Callable[[], float] = time.monotonic, *, calls_in_flight: int = 4) -> Gate:
+    """A gate whose waits are the shortest there are."""
+    return Gate("test", Concurrency(calls_in_flight), chance=Impatient(), clock=clock)
+
+
 class Run:
     """An embedder on its own, from the first ready item to the last, as often as asked for."""
 
@@ -109,7 +128,10 @@ class Run:
         *,
         provider: EmbeddingProvider | None = None,
         calls_in_flight: int = 4,
+        gate: Gate | None = None,
         lease_seconds: float = 600.0,
+        lease_age: Callable[[], float] = lambda: 0.0,
+        heartbeat_seconds: float = 30.0,
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.app = app
@@ -121,13 +143,16 @@ class Run:
             self.events.append(event)
             on_event(event)
 
+        self.gate = gate or gate_on(calls_in_flight=calls_in_flight)
         self.embedder = Embedder(
             app.database,
             pipeline,
             self.provider,
+            self.gate,
             worker_id=self.worker_id,
-            calls_in_flight=calls_in_flight,
             lease_seconds=lease_seconds,
+            lease_age=lease_age,
+            heartbeat_seconds=heartbeat_seconds,
             on_event=note,
             chance=Impatient(),
         )

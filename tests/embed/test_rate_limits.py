@@ -4,13 +4,18 @@ backlog."""
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
+from itertools import pairwise
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.errors import RateLimitedError
 from embedmill.events import CallFailed
-from tests.embed.desk import Run, embed_until_idle
+from embedmill.ports import EmbeddingResponse, ProviderLimits, Purpose
+from tests.embed.desk import Run, embed_until_idle, gate_on
 from tests.support import audit
-from tests.support.provider import RunningProvider
+from tests.support.provider import RunningProvider, vectors_for
 from tests.support.work import add_document, missing_chunks, stand_in_pipeline
 
 
@@ -46,6 +51,66 @@ async def test_a_429_storm_drains_without_an_attempt_spent(
     assert stats["calls_paid"] <= 10, "calls stay full under a limit"
     assert stats["most_paid_for_one_input"] == 1
     await audit.assert_books_balance(app)
+
+
+async def test_a_crowd_of_calls_waits_for_each_window_as_one_with_full_batches(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    """Ten windows are needed: what is refused in each is what was in flight at most, and less as the gate learns."""
+    for number in range(40):
+        await add_document(app, pipeline, f"doc {number}", [f"{number} {n}" for n in range(10)])
+    provider.configure(calls_per_minute=4, window_seconds=0.4, retry_after="ms")
+    gate = gate_on(calls_in_flight=8)
+    await Run(app, pipeline, gate=gate)()
+    await embed_until_idle(app, pipeline)
+    assert await missing_chunks(app, pipeline) == 0
+    stats = provider.stats()
+    assert stats["calls_paid"] == 40, "every call is full"
+    assert stats["calls_by_status"]["429"] <= 40
+    assert gate.concurrency.limit < 8
+    assert {row[:2] for row in await audit.ended_items(app)} == {("completed", 0)}
+
+
+async def test_a_429_that_does_not_say_for_how_long_is_waited_out_by_our_own_delay(
+    app: App, pipeline: Pipeline
+) -> None:
+    await add_document(app, pipeline, "doc", [f"text {n}" for n in range(10)])
+    provider = SilentProvider(refusals=2)
+    gate = gate_on()
+    gate.rate_limit_delay_seconds = 0.2
+    run = await Run(app, pipeline, provider=provider, gate=gate)()
+    assert [event.rate_limited for event in run.of(CallFailed)] == [True, True]
+    assert await missing_chunks(app, pipeline) == 0
+    first, second, third = provider.called_at
+    assert second - first >= 0.2
+    assert third - second >= 0.2
+
+
+async def test_a_limit_that_is_used_up_by_a_good_answer_holds_everybody_back_so_that_no_429_comes(
+    app: App, pipeline: Pipeline
+) -> None:
+    for number in range(6):
+        await add_document(app, pipeline, f"doc {number}", [f"{number} {n}" for n in range(10)])
+    provider = SilentProvider(exhausted_seconds=0.2)
+    await Run(app, pipeline, provider=provider, calls_in_flight=1)()
+    assert await missing_chunks(app, pipeline) == 0
+    waits = [later - earlier for earlier, later in pairwise(provider.called_at)]
+    assert len(waits) == 5
+    assert min(waits) >= 0.19
+
+
+async def test_a_limit_that_seems_used_up_for_a_day_holds_nobody_back_for_more_than_a_minute(
+    app: App, pipeline: Pipeline
+) -> None:
+    """Some say until when the whole allowance is restored, not until when the next call may come."""
+    await add_document(app, pipeline, "doc", [f"text {n}" for n in range(10)])
+    await Run(app, pipeline, provider=SilentProvider(exhausted_seconds=86_400))()
+    rows = await app.database.fetch(
+        "SELECT cooldown_until > now() + interval '50 s', cooldown_until < now() + interval '61 s' "
+        "  FROM embedmill.quotas WHERE quota_key = %s",
+        (pipeline.quota_key,),
+    )
+    assert rows == [(True, True)]
 
 
 async def test_a_long_retry_after_leaves_the_backlog_alone(
@@ -96,8 +161,8 @@ async def test_calls_are_kept_small_enough_for_the_tokens_a_minute(
     await fill_bucket(app)
     await add_document(app, pipeline, "doc", [f"{n} " + "word " * 97 for n in range(32)])
     await Run(app, pipeline)()
-    # 5% of a minute is 3,000 tokens, and each text counts for 100.
-    assert 25 <= provider.stats()["max_inputs_in_a_call"] <= 30
+    # 3% of a minute is 1,800 tokens, and each text counts for 100.
+    assert 15 <= provider.stats()["max_inputs_in_a_call"] <= 18
     assert await missing_chunks(app, pipeline) == 0
 
 
@@ -120,3 +185,24 @@ async def test_a_stop_does_not_wait_for_the_quota(
 async def fill_bucket(app: App) -> None:
     """As after an hour without a call."""
     await app.database.fetch("UPDATE embedmill.quotas SET refilled_at = refilled_at - interval '1 hour'")
+
+
+class SilentProvider:
+    """Refuses the first calls without a word on when to come back; then answers, perhaps with its last breath."""
+
+    def __init__(self, *, refusals: int = 0, exhausted_seconds: float | None = None) -> None:
+        self.refusals = refusals
+        self.exhausted_seconds = exhausted_seconds
+        self.called_at: list[float] = []
+        self.model, self.dimensions = "silent", 16
+        self.limits = ProviderLimits(10, 10_000, 1000)
+
+    async def embed(self, inputs: Sequence[str], purpose: Purpose) -> EmbeddingResponse:
+        self.called_at.append(time.monotonic())
+        if len(self.called_at) <= self.refusals:
+            raise RateLimitedError("too many")
+        vectors = vectors_for(inputs, 16)
+        return EmbeddingResponse(vectors, len(inputs), self.model, exhausted_seconds=self.exhausted_seconds)
+
+    async def aclose(self) -> None:
+        pass

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from uuid import uuid4
+
+import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.queue.config import set_value
 from embedmill.queue.items import Return, Waiting, ready_generations, return_items
 from tests.support.queue_rows import claim, enqueue, grow_older
 from tests.support.work import stand_in_pipeline
@@ -24,27 +28,53 @@ async def test_higher_priority_goes_first_and_within_one_the_older(app: App, pip
 
 
 async def test_waiting_outweighs_priority_in_the_end(app: App, pipeline: Pipeline) -> None:
+    """A weight grows once more for each minute waited: low x 22, medium x 2 x 2, high x 3 x 1."""
     generation = pipeline.generation.id
     low = await enqueue(app.database, generation, 1, priority="low", available_in=-21 * 60)
-    medium = await enqueue(app.database, generation, 1, priority="medium", available_in=-9 * 60)
+    medium = await enqueue(app.database, generation, 1, priority="medium", available_in=-1 * 60)
     high = await enqueue(app.database, generation, 1, priority="high")
     order = [(await claim(app.database, generation, items=1))[0].id for _ in range(3)]
-    assert order == low + high + medium
+    assert order == low + medium + high
 
 
-async def test_a_flood_of_high_priority_cannot_starve_the_low(app: App, pipeline: Pipeline) -> None:
-    """Ten new high items a minute for a fleet that does ten a minute: the low one ends all the same."""
+async def test_where_all_wait_a_claim_is_shared_by_the_weights_and_a_change_takes_effect_at_once(
+    app: App, pipeline: Pipeline
+) -> None:
     generation = pipeline.generation.id
-    (low,) = await enqueue(app.database, generation, 1, priority="low")
-    await enqueue(app.database, generation, 20, priority="high")
-    for _minute in range(30):
-        await enqueue(app.database, generation, 10, priority="high")
-        if low in {item.id for item in await claim(app.database, generation, items=10)}:
-            break
-        await grow_older(app.database, 60)
-    else:
-        raise AssertionError("the low item still waits after half an hour")
-    assert await claim(app.database, generation), "the flood was over: nothing was shown"
+    lane = {
+        item: priority
+        for priority in ("high", "medium", "low")
+        for item in await enqueue(app.database, generation, 300, priority=priority, available_in=-0.01)
+    }
+
+    async def shares() -> Counter[str]:
+        return Counter(lane[item.id] for item in await claim(app.database, generation, items=60))
+
+    assert await shares() == {"high": 30, "medium": 20, "low": 10}
+    await set_value(app.database, "priority_weights", '{"high": 1, "medium": 1, "low": 4}', actor="test")
+    assert await shares() == {"high": 10, "medium": 10, "low": 40}
+
+
+@pytest.mark.parametrize("taken_at_once", [1, 20])
+async def test_low_priority_ends_under_a_nine_to_one_flood_of_high(
+    app: App, pipeline: Pipeline, taken_at_once: int
+) -> None:
+    """Each minute 60 items come, 54 of them high, and a fleet that is two minutes behind does 60: a low item
+    waits longer, about three times as long as a high one, but no longer than that."""
+    generation, database = pipeline.generation.id, app.database
+    await enqueue(database, generation, 120, priority="high")
+    low: list[set[int]] = []
+    done: set[int] = set()
+    for _minute in range(16):
+        await enqueue(database, generation, 54, priority="high")
+        low.append(set(await enqueue(database, generation, 6, priority="low")))
+        for _ in range(60 // taken_at_once):
+            done.update(item.id for item in await claim(database, generation, items=taken_at_once))
+        await grow_older(database, 60)
+    waiting = [minute for minute, items in enumerate(low) if items - done]
+    assert min(waiting, default=16) >= 16 - 8, f"low items of the minutes {waiting} of 16 still wait"
+    left = {item.id for item in await claim(database, generation)}
+    assert len(left) >= 100, "the flood was over: nothing was shown"
 
 
 async def test_a_claim_stops_at_its_bounds_but_always_takes_one(app: App, pipeline: Pipeline) -> None:

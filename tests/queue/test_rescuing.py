@@ -12,15 +12,17 @@ from tests.support.queue_rows import claim, enqueue, register_worker
 
 
 async def test_a_worker_that_beats_keeps_its_items(app: App, pipeline: Pipeline) -> None:
-    worker = await register_worker(app.database, beat_seconds_ago=59)
+    worker = await register_worker(app.database, beat_seconds_ago=51)
     await enqueue(app.database, pipeline.generation.id, 3)
     await claim(app.database, pipeline.generation.id, worker_id=worker)
     assert await rescue_items(app.database, []) == 0
     assert {row[1] for row in await audit.live_items(app)} == {"processing"}
 
 
-async def test_two_missed_beats_free_the_items_and_mark_the_worker(app: App, pipeline: Pipeline) -> None:
-    worker = await register_worker(app.database, beat_seconds_ago=61)
+async def test_a_silence_of_nearly_two_intervals_frees_the_items_and_marks_the_worker(
+    app: App, pipeline: Pipeline
+) -> None:
+    worker = await register_worker(app.database, heartbeat_ms=600, beat_seconds_ago=1.1)
     await enqueue(app.database, pipeline.generation.id, 3)
     items = await claim(app.database, pipeline.generation.id, worker_id=worker)
     assert await rescue_items(app.database, []) == 3

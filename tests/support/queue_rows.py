@@ -10,14 +10,21 @@ from embedmill.database.pool import Database
 from embedmill.queue.items import Item, claim_items
 
 ENQUEUE = """
-INSERT INTO embedmill.embedding_queue
-    (tenant_id, generation_id, first_ordinal, last_ordinal, priority, estimated_tokens, available_at,
-     source_type, source_id)
-SELECT g.tenant_id, g.id, 0, %(chunks)s - 1, %(priority)s, %(tokens)s,
-       now() + make_interval(secs => %(available_in)s) + n * interval '1 microsecond', 'test', %(mark)s || n
-  FROM embedmill.generations g, generate_series(1, %(count)s) AS n
- WHERE g.id = %(generation_id)s
-RETURNING id
+WITH enqueued AS (
+    INSERT INTO embedmill.embedding_queue
+        (tenant_id, generation_id, first_ordinal, last_ordinal, priority, estimated_tokens, available_at,
+         source_type, source_id)
+    SELECT g.tenant_id, g.id, 0, %(chunks)s - 1, %(priority)s, %(tokens)s,
+           now() + make_interval(secs => %(available_in)s) + n * interval '1 microsecond', 'test', %(mark)s || n
+      FROM embedmill.generations g, generate_series(1, %(count)s) AS n
+     WHERE g.id = %(generation_id)s
+    RETURNING id, tenant_id, generation_id
+), counted AS (
+    -- As enqueue_document does: whoever enqueues says so.
+    INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items)
+    SELECT tenant_id, generation_id, 'live', count(*) FROM enqueued GROUP BY tenant_id, generation_id
+)
+SELECT id FROM enqueued
 """
 
 

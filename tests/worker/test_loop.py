@@ -28,7 +28,7 @@ async def working(
     app: App, *, on_event: Callable[[Event], None] = lambda event: None, calls_in_flight: int = 4
 ) -> AsyncIterator[Worker]:
     """A worker that runs within the block, and is stopped at its end."""
-    options = WorkerOptions(calls_in_flight=calls_in_flight, idle_seconds=0.02, sweep_seconds=0.05)
+    options = WorkerOptions(calls_in_flight=calls_in_flight, idle_seconds=0.02, look_seconds=0.05)
     worker = Worker(app.database, app.provider, options, on_event=on_event)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run())

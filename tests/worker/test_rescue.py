@@ -11,15 +11,16 @@ from uuid import uuid4
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.queue.config import QueueConfig, set_value
 from embedmill.worker.identity import current_identity
 from embedmill.worker.loop import WorkerOptions
-from embedmill.worker.sweeps import rescue
+from embedmill.worker.sweeps import rescue, sweep
 from tests.support import audit
 from tests.support.provider import RunningProvider
 from tests.support.queue_rows import claim, enqueue, register_worker
 from tests.support.work import add_document, missing_chunks, run_worker_until_settled, stored_vectors
 
-QUICK = WorkerOptions(calls_in_flight=2, heartbeat_seconds=0.2, idle_seconds=0.05, sweep_seconds=0.1)
+QUICK = WorkerOptions(calls_in_flight=2, idle_seconds=0.05, look_seconds=0.1)
 WORKER = """
 import asyncio, sys
 from pathlib import Path
@@ -28,7 +29,7 @@ from tests.support.work import app_on
 
 async def main():
     async with app_on(sys.argv[1], Path(sys.argv[2])) as app:
-        options = WorkerOptions(calls_in_flight=2, heartbeat_seconds=0.2, idle_seconds=0.05, sweep_seconds=60)
+        options = WorkerOptions(calls_in_flight=2, idle_seconds=0.05)
         await Worker(app.database, app.provider, options).run()
 
 asyncio.run(main())
@@ -64,14 +65,14 @@ async def test_sweeps_at_the_same_moment_rescue_each_item_once(app: App, pipelin
     assert {row[1:] for row in await audit.live_items(app)} == {("pending", 0, 1)}
 
 
-async def test_a_new_day_s_partitions_are_made_by_whoever_comes_first(app: App) -> None:
+async def test_a_new_day_s_partitions_are_made_by_the_leader_though_eight_would_lead(app: App) -> None:
     partitions = await history_partitions(app)
     assert len(partitions) == 9
     for partition in partitions:
         if not partition.endswith("_rest"):
             await app.database.fetch(f"DROP TABLE {partition}".encode())
-    me = current_identity()
-    await asyncio.gather(*(rescue(app.database, me) for _ in range(8)))
+    outcomes = await asyncio.gather(*(sweep(app.database, uuid4(), QueueConfig()) for _ in range(8)))
+    assert [each["make_partitions"] for each in outcomes if each] == ["8 partitions"]
     assert await history_partitions(app) == partitions
 
 
@@ -132,6 +133,7 @@ async def test_a_frozen_worker_that_wakes_up_finds_its_work_done_and_writes_noth
 
 
 async def fill(app: App, pipeline: Pipeline) -> object:
+    await set_value(app.database, "worker_heartbeat_interval_ms", "600", actor="test")
     batch = uuid4()
     for number in range(20):
         await add_document(app, pipeline, f"doc {number}", [f"{number} {n}" for n in range(5)], batch)

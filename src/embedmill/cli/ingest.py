@@ -106,9 +106,18 @@ class _Run:
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(worker.run())
             showing = tasks.create_task(self._show(pipeline))
-            async with self._app.parsers() as parsers:
+            async with (
+                self._app.parsers() as parsers,
+                self._app.direct_embedder(
+                    pipeline, worker_id=worker.identity.worker_id, on_event=self._note
+                ) as direct,
+            ):
                 ingestion = self._app.folder_ingestion(
-                    pipeline, parsers, batch_id=self._batch_id, priority=priority
+                    pipeline,
+                    parsers,
+                    batch_id=self._batch_id,
+                    priority=priority,
+                    embed_directly=direct.embed,
                 )
                 feeding = asyncio.create_task(ingestion.run(self._found.files, self._files))
                 await self._until_interrupted(feeding)

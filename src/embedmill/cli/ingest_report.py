@@ -43,6 +43,8 @@ class IngestReport(msgspec.Struct, frozen=True):
     coverage_chunks: int
     coverage_embedded: int
     coverage_unembeddable: int
+    direct_documents: int
+    direct_reason: str | None
     failed_files: list[FileReport]
     failed_embeddings: list[EmbeddingFailure]
 
@@ -86,6 +88,8 @@ async def build_report(
         coverage_chunks=covered.chunks,
         coverage_embedded=covered.embedded,
         coverage_unembeddable=covered.unembeddable,
+        direct_documents=run.direct_documents,
+        direct_reason=run.direct_reason,
         failed_files=sorted(failed, key=lambda report: report.path),
         failed_embeddings=await batch_failures(database, batch_id),
     )
@@ -111,6 +115,11 @@ def show_report(report: IngestReport, found: Found) -> None:
         f"{report.coverage_chunks - report.coverage_unembeddable} chunks in pipeline {report.pipeline!r}"
         + (f", {report.coverage_unembeddable} cannot be embedded" if report.coverage_unembeddable else "")
     )
+    if report.direct_documents:
+        print(
+            f"note      {report.direct_documents} documents were embedded by this command itself, "
+            f"without the queue: {report.direct_reason}"
+        )
     if found.skipped_folders:
         print(f"note      {found.skipped_folders} folders were not entered: --recursive does")
     if report.error:

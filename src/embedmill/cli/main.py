@@ -9,7 +9,20 @@ import sys
 import click
 
 from embedmill import __version__
-from embedmill.cli import database, doctor, ingest, model, pipeline, search, status, worker
+from embedmill.cli import (
+    config,
+    database,
+    doctor,
+    ingest,
+    model,
+    pipeline,
+    queue,
+    quota,
+    search,
+    status,
+    tenant,
+    worker,
+)
 from embedmill.errors import EmbedmillError
 
 
@@ -24,8 +37,12 @@ for command in (
     search.search,
     status.status,
     worker.worker,
+    queue.queue,
+    config.config,
+    quota.quota,
     doctor.doctor,
     pipeline.pipeline,
+    tenant.tenant,
     database.db,
     model.model,
 ):

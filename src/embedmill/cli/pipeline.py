@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedmill.cli.options import JsonObject, Usd, as_json
+from embedmill.cli.options import JsonObject, LimitPerMinute, Text, Usd, as_json
 
 if TYPE_CHECKING:
     from embedmill.app import App
     from embedmill.database.pipelines import Pipeline
+    from embedmill.queue.sharing import Limit
 
 _POSITIVE = click.IntRange(min=1)
 # Fields of ports.ProviderSpec that are None, and so the model's own, unless they are given.
@@ -78,8 +79,22 @@ def _spec_options(command: Callable[..., None]) -> Callable[..., None]:
     type=Usd(),
     help="US dollars. Default: the published price, where it is known.",
 )
-@click.option("--calls-per-minute", type=_POSITIVE, help="A limit for the whole fleet.")
-@click.option("--tokens-per-minute", type=_POSITIVE, help="A limit for the whole fleet.")
+@click.option(
+    "--calls-per-minute",
+    type=LimitPerMinute(),
+    help="For the whole fleet: a number, unlimited, or default (api_quota_per_minute of the configuration). "
+    "Neither limit said: default on OpenAI itself, else unlimited.",
+)
+@click.option(
+    "--tokens-per-minute",
+    type=LimitPerMinute(),
+    help="The same of tokens (default: token_quota_per_minute).",
+)
+@click.option(
+    "--quota-key",
+    type=Text(),
+    help="Share the limits of this key with other pipelines. Default: a key of its own.",
+)
 @click.option(
     "--language", default="english", show_default=True, help="PostgreSQL text search configuration."
 )
@@ -97,8 +112,9 @@ def create(
     chunk_overlap: int,
     storage: str,
     price_per_million_tokens: Decimal | None,
-    calls_per_minute: int | None,
-    tokens_per_minute: int | None,
+    calls_per_minute: Limit | None,
+    tokens_per_minute: Limit | None,
+    quota_key: str | None,
     language: str,
     timeout_seconds: float,
     as_json: bool,
@@ -129,6 +145,7 @@ def create(
             price_per_million_tokens=price_per_million_tokens,
             calls_per_minute=calls_per_minute,
             tokens_per_minute=tokens_per_minute,
+            quota_key=quota_key,
         )
 
     _show_one(run_with_app(read_settings(), story), as_json)
@@ -153,6 +170,7 @@ def list_(as_json: bool) -> None:
         print(
             f"{one.name:<20} {spec.provider:<8} {spec.model}  "
             f"{one.generation.dimensions} dimensions ({one.generation.storage})"
+            + (", paused" if one.paused_at else "")
         )
 
 
@@ -176,8 +194,11 @@ def _show_one(shown: Pipeline, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
+    defaults = " (the configuration's default)" if shown.uses_default_quota else ""
     for key, value in record.items():
-        if value not in (None, {}, ""):
+        if key in ("calls_per_minute", "tokens_per_minute"):
+            print(f"{key:<26} {'unlimited' if value is None else f'{value}{defaults}'}")
+        elif value not in (None, {}, "") and key != "uses_default_quota":
             print(f"{key:<26} {value}")
     if record["price_per_million_tokens"] is None:
         print(f"{'price_per_million_tokens':<26} unknown: costs will read 'unknown', not 0")
@@ -198,6 +219,9 @@ def _record(shown: Pipeline) -> dict[str, Any]:
         "price_per_million_tokens": None if price is None else float(price),
         "calls_per_minute": shown.calls_per_minute,
         "tokens_per_minute": shown.tokens_per_minute,
+        "uses_default_quota": shown.uses_default_quota,
+        "quota_key": shown.quota_key,
+        "paused_at": None if shown.paused_at is None else shown.paused_at.isoformat(),
         "view": f"embedmill.{shown.view_name}",
         "vectors": f"embedmill.vectors_{shown.generation.id}",
     }

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from embedmill.app import App
 
 
+_COUNTED_AT_MOST = 10_000
+
+
 @click.command()
 @as_json
 def status(as_json: bool) -> None:
@@ -32,7 +35,9 @@ async def _read(app: App) -> dict[str, Any]:
     queries = load_queries("embedmill.cli", "status.sql")
     tenant = {"tenant_id": await app.tenant_id()}
     rows = {name: await app.database.fetch(query, tenant) for name, query in queries.items()}
-    pending, processing, rate_limited, oldest = rows["queue"][0]
+    pending, processing, completed, failed, cancelled = rows["queue"][0]
+    oldest, rate_limited, backing_off = rows["waiting"][0]
+    enabled, paused, dead_letters = rows["held_up"][0]
     day_tokens, day_cost, month_tokens, month_cost, unpriced = rows["spent"][0]
     return {
         "pipelines": [
@@ -49,11 +54,30 @@ async def _read(app: App) -> dict[str, Any]:
             for name, chunks, embedded, unembeddable, valid, documents, unreadable in rows["pipelines"]
         ],
         "queue": {
-            "pending": pending,
+            "pending": max(pending - rate_limited, 0),
             "processing": processing,
             "rate_limited": rate_limited,
             "oldest_waiting_seconds": oldest,
         },
+        "ended": {"completed": completed, "failed": failed, "cancelled": cancelled},
+        "held_up": {
+            "queue_enabled": enabled,
+            "paused_pipelines": paused,
+            "backing_off": backing_off,
+            "open_dead_letters": dead_letters,
+        },
+        "binding_quotas": [
+            {
+                "quota_key": key,
+                "calls_used": calls,
+                "calls_per_minute": most_calls,
+                "tokens_used": tokens,
+                "tokens_per_minute": most_tokens,
+                "cooling_seconds": cooling,
+                "cooldown_reason": reason,
+            }
+            for key, calls, most_calls, tokens, most_tokens, cooling, reason in rows["binding_quotas"]
+        ],
         "workers": [
             {
                 "id": str(worker_id),
@@ -94,12 +118,7 @@ def _show(facts: dict[str, Any]) -> None:
                 f"          not embeddable: {pipeline['unembeddable']:,} chunks refused, "
                 f"{pipeline['unreadable_documents']:,} documents unreadable"
             )
-    queue = facts["queue"]
-    oldest = queue["oldest_waiting_seconds"]
-    print(
-        f"queue     {queue['pending']:,} pending, {queue['processing']:,} processing, "
-        f"{queue['rate_limited']:,} rate limited" + (f"; oldest waits {oldest:,.0f} s" if oldest else "")
-    )
+    _show_queue(facts)
     at_work = [worker for worker in facts["workers"] if worker["status"] in ("active", "idle")]
     print(f"workers   {len(at_work)} at work")
     for worker in at_work:
@@ -111,3 +130,37 @@ def _show(facts: dict[str, Any]) -> None:
     print(f"paid      {usage['month_tokens']:,} tokens this month, {usage['today_tokens']:,} today")
     for error in facts["last_errors"]:
         print(f"error     {error['at'][:19]} {error['what']}: {error['message']} [{error['reason']}]")
+
+
+def _show_queue(facts: dict[str, Any]) -> None:
+    """What waits, and what holds it up."""
+    queue, held_up = facts["queue"], facts["held_up"]
+    oldest = queue["oldest_waiting_seconds"]
+    later = f" ({held_up['backing_off']:,} of them after a failure)" if held_up["backing_off"] else ""
+    print(
+        f"queue     {queue['pending']:,} pending{later}, {queue['processing']:,} processing, "
+        f"{queue['rate_limited']:,} rate limited" + (f"; oldest waits {oldest:,.0f} s" if oldest else "")
+    )
+    if not held_up["queue_enabled"]:
+        print("          off: queue_enabled is false; `embedmill config set queue_enabled true`")
+    if held_up["paused_pipelines"]:
+        print(f"          paused: {', '.join(held_up['paused_pipelines'])}; `embedmill queue resume`")
+    for quota in facts["binding_quotas"]:
+        print(f"          quota {quota['quota_key']}: {_why_it_binds(quota)}")
+    if held_up["open_dead_letters"]:
+        number = held_up["open_dead_letters"]
+        bound = " or more" if number == _COUNTED_AT_MOST else ""
+        noun = "letter" if number == 1 else "letters"
+        print(f"          {number:,}{bound} open dead {noun}: `embedmill queue dead-letters`")
+
+
+def _why_it_binds(quota: dict[str, Any]) -> str:
+    if quota["cooling_seconds"] > 0:
+        reason = f": {quota['cooldown_reason']}" if quota["cooldown_reason"] else ""
+        return f"everybody holds back for {quota['cooling_seconds']:,.0f} s{reason}"
+    used = [
+        f"{quota[f'{noun}_used']:,} of {quota[f'{noun}_per_minute']:,} {noun}"
+        for noun in ("calls", "tokens")
+        if quota[f"{noun}_per_minute"] is not None
+    ]
+    return f"{' and '.join(used)} of a minute are used; work waits for it"

@@ -1,40 +1,159 @@
-"""`embedmill worker`: a process that embeds whatever is ready."""
+"""`embedmill worker`: a process that embeds whatever is ready, or a fleet of them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from embedmill.app import App
+    from embedmill.fleet.events import FleetEvent
+
+MOST_PROCESSES = 1000
+_GRACE_SECONDS = 120.0
+
+
+class Processes(click.ParamType[int]):
+    """`auto` (0 here), or how many."""
+
+    name = "processes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        if text.lower() == "auto":
+            return 0
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_PROCESSES):
+            self.fail(f"auto, or a whole number from 1 to {MOST_PROCESSES}, not {text!r}", param, ctx)
+        return int(text)
 
 
 @click.command()
 @click.option("--until-empty", is_flag=True, help="End when nothing waits any more.")
-def worker(until_empty: bool) -> None:
+@click.option(
+    "--processes",
+    type=Processes(),
+    metavar="auto|NUMBER",
+    help="Keep so many worker processes running; auto: as many as the backlog needs, "
+    "from min_concurrent_workers to max_concurrent_workers.",
+)
+@click.option("--supervised", is_flag=True, hidden=True, help="Of a fleet: quiet, ends with standard input.")
+def worker(until_empty: bool, processes: int | None, supervised: bool) -> None:
     """Work on the queue until interrupted. A first Ctrl-C (or SIGTERM) ends in order: calls under way are
-    written, the rest goes back to the queue."""
+    written, the rest goes back to the queue; a second Ctrl-C ends at once."""
     from embedmill.cli.running import run_with_app, start
 
-    async def story(app: App) -> None:
-        from embedmill.queue.items import live_items
+    async def story(app: App) -> int:
+        if processes is not None:
+            return await _supervise(app, processes or None, until_empty=until_empty)
+        await _work(app, until_empty=until_empty, supervised=supervised)
+        return 0
 
-        working = app.worker()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, working.stop)
-        print(f"worker {working.identity.worker_id} is at work; Ctrl-C ends it", flush=True)
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(working.run())
-            while until_empty and not running.done():
-                if await live_items(app.database) == 0:
-                    await working.settle_indexes()
-                    working.stop()
-                    break
-                await asyncio.wait([running], timeout=0.5)
-        print("worker stopped", flush=True)
+    sys.exit(run_with_app(start(), story, connections=2 if processes is not None else 0))
 
-    run_with_app(start(), story)
+
+async def _work(app: App, *, until_empty: bool, supervised: bool) -> None:
+    """One worker, in this process. A fleet's is stopped by its supervisor alone, and says nothing."""
+    from embedmill.queue.items import live_items
+
+    working = app.worker()
+    if supervised:
+        from embedmill.fleet.lifeline import follow_supervisor
+
+        follow_supervisor(working.stop, grace_seconds=_GRACE_SECONDS)
+    say = _say_nothing if supervised else _say
+    _stop_on_signals(working.stop, _die, say)
+    say(f"worker {working.identity.worker_id} is at work; Ctrl-C ends it")
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(working.run())
+        while until_empty and not running.done():
+            if await live_items(app.database) == 0:
+                await working.settle_indexes()
+                working.stop()
+                break
+            await asyncio.wait([running], timeout=0.5)
+    say("worker stopped")
+
+
+async def _supervise(app: App, processes: int | None, *, until_empty: bool) -> int:
+    """A fleet, until it is stopped or has nothing left to do; the exit status."""
+    cut_short = asyncio.Event()
+
+    def end_at_once() -> None:
+        cut_short.set()
+        supervisor.kill()
+
+    supervisor = app.supervisor(processes, until_empty=until_empty, on_event=_tell)
+    _stop_on_signals(supervisor.stop, end_at_once, _say)
+    _say("supervising the workers of this machine; Ctrl-C ends them")
+    await supervisor.run()
+    _say("all workers stopped")
+    if cut_short.is_set():
+        return 128 + signal.SIGINT
+    return 1 if supervisor.killed else 0
+
+
+def _tell(event: FleetEvent) -> None:
+    """One line for each thing that happens to the fleet."""
+    from embedmill.fleet import events
+
+    match event:
+        case events.FleetResized(number, reason):
+            _say(f"{number} worker{'' if number == 1 else 's'}: {reason}")
+        case events.WorkerDied(pid, how, _, again):
+            _say(f"worker {pid} died ({how}), again in {again:.1f} s")
+        case events.WorkerNotStarted(message, again):
+            _say(f"no worker could be started ({message}), again in {again:.1f} s")
+        case events.WorkerKilled(pid, waited):
+            _say(
+                f"worker {pid} did not stop within {waited:.0f} s and was killed; others take over its items"
+            )
+        case events.DatabaseAway(message):
+            _say(
+                f"the database is away ({message.splitlines()[0] if message else 'no reason given'}); waiting"
+            )
+        case events.DatabaseBack():
+            _say("the database is back")
+
+
+def _stop_on_signals(
+    stop: Callable[[], None], end_at_once: Callable[[], None], say: Callable[[str], None]
+) -> None:
+    """A first signal stops in order, a Ctrl-C after it at once. Other repetitions change nothing: service managers
+    send SIGTERM to every process of a service, and a supervisor sends its own as well."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def handle(number: signal.Signals) -> None:
+        if not stopping.is_set():
+            stopping.set()
+            stop()
+            say("stopping: calls under way are written first; Ctrl-C ends at once")
+        elif number is signal.SIGINT:
+            end_at_once()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a terminal that closes means nothing.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, handle, number)
+
+
+def _die() -> None:
+    """As Ctrl-C ends a program that does not handle it; others recover the leases."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+
+
+def _say(text: str) -> None:
+    # Where the terminal or the reader of a pipe has gone, the work goes on.
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    del text

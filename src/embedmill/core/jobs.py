@@ -61,7 +61,9 @@ JOB_TRANSITIONS: Mapping[JobStatus, Mapping[JobStatus, str]] = {
         JobStatus.EMBEDDING_IN_PROGRESS: "retried",
         JobStatus.COMPLETED: "retried, nothing was missing",
     },
-    JobStatus.COMPLETED: {},
+    JobStatus.COMPLETED: {
+        JobStatus.EMBEDDING_IN_PROGRESS: "retried, chunks had been refused",
+    },
 }
 """From each status, where it may go and why."""
 

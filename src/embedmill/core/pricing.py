@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 
@@ -10,6 +11,21 @@ def cost_usd(tokens: int, price_per_million_tokens: Decimal | None) -> Decimal |
     if price_per_million_tokens is None:
         return None
     return Decimal(tokens) * price_per_million_tokens / 1_000_000
+
+
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """Whole shares of `total` in proportion to the weights (at least 0 each); they sum to it exactly. Where all
+    weights are 0 the first has all."""
+    whole = sum(weights)
+    if whole == 0:
+        return [total, *([0] * (len(weights) - 1))] if weights else []
+    shares, passed, given = [], 0, 0
+    for weight in weights:
+        passed += weight
+        share = passed * total // whole - given
+        given += share
+        shares.append(share)
+    return shares
 
 
 def format_usd(amount: Decimal | None) -> str:

@@ -14,7 +14,12 @@ from embedmill.errors import DatabaseUnreachableError
 
 T = TypeVar("T")
 
-AWAY = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnreachableError)
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,  # we were frozen within a transaction
+    DatabaseUnreachableError,
+)
 """The errors that a database gives while it is away; a wrong statement is none of them."""
 
 _LONGEST_PAUSE_SECONDS = 5.0

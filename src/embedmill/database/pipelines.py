@@ -3,6 +3,7 @@ must not know how text is cut or embedded."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -44,10 +45,14 @@ class Pipeline(msgspec.Struct, frozen=True):
     calls_per_minute: int | None
     tokens_per_minute: int | None
     generation: Generation
+    tenant_weight: float = 1.0
+    paused_at: datetime | None = None
+    uses_default_quota: bool = False
 
 
 class NewPipeline(msgspec.Struct, frozen=True):
-    """What a person says of a pipeline that is to be made. Prices in US dollars for a million tokens."""
+    """What a person says of a pipeline that is to be made. Prices in US dollars for a million tokens. Pipelines
+    of one `quota_key` share its limits; `uses_default_quota`: where none is given, the configuration's hold."""
 
     name: str
     spec: ProviderSpec
@@ -57,6 +62,8 @@ class NewPipeline(msgspec.Struct, frozen=True):
     price_per_million_tokens: Decimal | None = None
     calls_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    quota_key: str | None = None
+    uses_default_quota: bool = False
 
 
 async def tenant_id(database: Database, slug: str) -> int:
@@ -116,6 +123,8 @@ async def create_pipeline(database: Database, tenant: int, new: NewPipeline) -> 
                 "price": new.price_per_million_tokens,
                 "calls_per_minute": new.calls_per_minute,
                 "tokens_per_minute": new.tokens_per_minute,
+                "quota_key": new.quota_key,
+                "uses_default_quota": new.uses_default_quota,
             },
         )
     except psycopg.errors.UniqueViolation as error:
@@ -174,4 +183,7 @@ def _pipeline(row: tuple[Any, ...]) -> Pipeline:
         generation=Generation(
             id=row[11], number=row[12], spec=spec, recipe_hash=row[14], dimensions=row[15], storage=row[16]
         ),
+        tenant_weight=row[17],
+        paused_at=row[18],
+        uses_default_quota=row[19],
     )

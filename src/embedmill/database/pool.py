@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -17,6 +18,8 @@ from embedmill.errors import DatabaseUnreachableError
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
+# A process that stops within a transaction must not hold its locks for ever, also where nobody ends its sessions.
+_IDLE_TIMEOUT = "SET idle_in_transaction_session_timeout = '60s'"
 # pgvector may live in any schema (Supabase: extensions); operators must be found without naming it.
 _SEARCH_PATH = """
 SELECT set_config('search_path', 'embedmill, ' || coalesce(
@@ -32,13 +35,15 @@ class Database:
     server has cut fails at its first use and is replaced, and what may be repeated is (patience.py).
     """
 
-    def __init__(self, url: str, *, max_connections: int = 12, application_name: str = "embedmill") -> None:
+    def __init__(self, url: str, *, max_connections: int = 12) -> None:
         self.url = url
+        # By this name others find, and end, the sessions of a worker that froze within a transaction.
+        self.session_name = f"embedmill {uuid4().hex[:16]}"
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             min_size=0,
             max_size=max_connections,
-            kwargs={"application_name": application_name, "autocommit": True, "row_factory": tuple_row},
+            kwargs={"application_name": self.session_name, "autocommit": True, "row_factory": tuple_row},
             configure=_configure,
             open=False,
             timeout=30,
@@ -82,6 +87,7 @@ class Database:
 
 async def _configure(connection: Connection) -> None:
     await connection.execute(_SEARCH_PATH)
+    await connection.execute(_IDLE_TIMEOUT)
 
 
 def connect(url: str, *, application_name: str = "embedmill") -> psycopg.Connection[tuple[Any, ...]]:

@@ -4,7 +4,7 @@ Owns the reckoning; must not open a transaction: both belong into the one that w
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from uuid import UUID
 
@@ -25,10 +25,9 @@ class Books:
         self._pipeline = pipeline
         self._generation = pipeline.generation
 
-    async def record_usage(self, connection: Connection, call: Call, items: Sequence[Item]) -> None:
-        """A row of the ledger; the same call again changes nothing."""
+    async def record_usage(self, connection: Connection, call: Call, jobs: Collection[UUID | None]) -> None:
+        """A row of the ledger for a call that served these jobs; the same call again changes nothing."""
         spec = self._generation.spec
-        jobs = {item.job_id for item in items}
         await connection.execute(
             _SQL["record_usage"],
             {
@@ -37,7 +36,7 @@ class Books:
                 "generation_id": self._generation.id,
                 "worker_id": call.worker_id,
                 "call_id": call.id,
-                "session_id": jobs.pop() if len(jobs) == 1 else None,
+                "session_id": next(iter(jobs)) if len(jobs) == 1 else None,
                 "usage_type": call.usage_type,
                 "provider": spec.provider,
                 "model": spec.model,

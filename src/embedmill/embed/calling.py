@@ -3,20 +3,20 @@ failed. Owns the tries of a call; must not write a vector or decide what becomes
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from uuid import UUID, uuid4
 
 from embedmill.core.batching import CallLimits, Unit
+from embedmill.core.breaker import FAILURES_TO_OPEN
 from embedmill.core.retrying import backoff_seconds
 from embedmill.database.patience import patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
-from embedmill.embed.holding import Holdings
+from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Seat, Slot
+from embedmill.embed.holding import Holdings, LeaseWatch
 from embedmill.embed.persistence import Persistence
 from embedmill.embed.results import Call
 from embedmill.embed.vector_copy import check_storable
@@ -30,17 +30,20 @@ from embedmill.events import CallFailed, Event
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse, Purpose
 from embedmill.queue.quotas import BUCKET_SHARE, cool_down, grant_quota
 
-# An outage is waited for within the slot, at no cost of an attempt, up to this many tries.
-TRIES_IN_SLOT = 5
-# A call that must wait longer than this goes back to the queue.
-LONGEST_WAIT_SECONDS = 30.0
-# What a provider that has refused its first call is asked, to see whether it takes anything.
+# A call is tried as often as it takes to open the breaker: when its tries are used up, either the breaker has opened,
+# or somebody else was answered meanwhile, and the failure is this call's own.
+TRIES_IN_SLOT = FAILURES_TO_OPEN
+# A provider that says with a good answer that its limit is used up is left alone for no longer than this: should it
+# be wrong, or mean the time until the limit is whole again, the next answer says so.
+LONGEST_HOLD_SECONDS = 60.0
+# What a provider is asked, to see whether it takes anything at all.
 _HARMLESS = "embedmill"
 _HARMLESS_TOKENS = 8
+_TRIAL_GROUP = "internal_ingestion"
 
 
 class Caller:
-    """Calls one provider on behalf of an embedder. Waits end at once when `stop` is set."""
+    """Calls one provider on behalf of an embedder. Waits end at once when its seat is over."""
 
     def __init__(
         self,
@@ -48,9 +51,12 @@ class Caller:
         pipeline: Pipeline,
         provider: EmbeddingProvider,
         persistence: Persistence,
+        gate: Gate,
+        seat: Seat,
         *,
         worker_id: UUID,
-        stop: asyncio.Event,
+        leases: LeaseWatch,
+        drop_lost: Callable[[list[Unit], Collection[int]], None],
         on_event: Callable[[Event], None],
         chance: random.Random,
     ) -> None:
@@ -59,93 +65,198 @@ class Caller:
         self._quota_key = pipeline.quota_key
         self._provider = provider
         self._persistence = persistence
+        self._gate = gate
+        self._seat = seat
         self._worker_id = worker_id
-        self._stop = stop
+        self._leases = leases
+        self._drop_lost = drop_lost
         self._on_event = on_event
         self._chance = chance
         self._has_succeeded = False
 
-    async def call(self, units: Sequence[Unit], holdings: Holdings) -> tuple[EmbeddingResponse, Call]:
-        """Ask the provider, waiting out the quota and short outages. Raises the ProviderError that remains."""
-        tokens = sum(unit.tokens for unit in units)
-        texts = [unit.text for unit in units]
-        for attempt in range(TRIES_IN_SLOT):
-            await self._wait_for_quota(tokens)
-            begun = _Begun(self._worker_id, units, tokens)
-            try:
-                response = await self._provider.embed(texts, Purpose.DOCUMENT)
-                check_storable(response.vectors, self._generation.storage)
-            except RateLimitedError as error:
-                self._on_event(CallFailed(self._generation.id, str(error), rate_limited=True))
-                delay = error.retry_after_seconds or backoff_seconds(attempt + 1, self._chance)
-                await patiently(partial(cool_down, self._database, self._quota_key, delay))
-                if delay > LONGEST_WAIT_SECONDS or attempt == TRIES_IN_SLOT - 1 or self._stop.is_set():
-                    raise
-            except ProviderError as error:
-                await self._record_failure(begun.failed(error), units, holdings)
-                wait = error.retry_after_seconds or backoff_seconds(attempt, self._chance)
-                is_last = attempt == TRIES_IN_SLOT - 1 or wait > LONGEST_WAIT_SECONDS
-                if is_last or not isinstance(error, ProviderUnavailableError):
-                    raise
-                self._on_event(CallFailed(self._generation.id, str(error)))
-                await self._pause(wait)
-                if self._stop.is_set():
-                    raise
-            else:
-                self._has_succeeded = True
-                return response, begun.answered(response)
-        raise AssertionError("the last attempt returns or raises")
+    async def call(
+        self, units: list[Unit], holdings: Holdings, slot: Slot
+    ) -> tuple[EmbeddingResponse, Call] | None:
+        """Ask the provider for what of the units is still ours, waiting out the quota and short outages. None where
+        nothing is: then nothing was sent. Units whose every item was lost are taken out of the list.
 
-    async def takes_anything(self, group: str, holdings: Holdings) -> bool:
+        Raises the ProviderError that remains: a ProviderUnavailableError where these items are to blame for it,
+        a ProviderAwayError where they are not.
+        """
+        story = _Story()
+        while await slot.regain():
+            await self._wait_for_quota(sum(unit.tokens for unit in units))
+            await self._confirm_leases(units, holdings)
+            if not units:
+                return None
+            begun = self._begin(units, story)
+            try:
+                response = await self._ask([unit.text for unit in units], begun)
+            except RateLimitedError as error:
+                await self._wait_out_limit(error, begun, story)
+            except ProviderUnavailableError as error:
+                self._gate.failed(error, story.first_sent_at)
+                await self._record_failure(begun.failed(error), units, holdings)
+                await self._wait_out_outage(error, units, story, slot)
+            except ProviderError as error:
+                self._gate.answered()
+                await self._record_failure(begun.failed(error), units, holdings)
+                raise
+            else:
+                return response, begun.answered(response)
+            # Whoever has a turn now goes first, and where the limit has shrunk, fewer do.
+            slot.release()
+        raise ProviderAwayError(story.last_error or "given up before it was sent")
+
+    async def takes_anything(self, group: str, holdings: Holdings, slot: Slot) -> bool:
         """Whether the provider takes inputs at all. One that never did is asked with a harmless text, within
         the quota and on the books like any other call."""
         if self._has_succeeded:
             return True
         try:
-            _, call = await self.call([Unit(b"", _HARMLESS, _HARMLESS_TOKENS, group, [])], holdings)
+            answer = await self.call([_harmless(group)], holdings, slot)
         except InputRejectedError:
             return False
         except ProviderError:
             return True  # it says nothing about inputs
-        await patiently(partial(self._persistence.record_call, call, []))
+        if answer is not None:
+            await patiently(partial(self._persistence.record_call, answer[1], []))
         return True
+
+    async def finds_provider(self) -> bool:
+        """Whether calls may be made. Of a provider that was away one embedder asks, when the pause is over, with a
+        harmless text: no item's fortune hangs on a trial, and none that kills its provider can spoil it."""
+        if self._gate.breaker.is_closed:
+            return True
+        if not self._gate.try_out():
+            return False
+        try:
+            return await self._make_trial()
+        finally:
+            self._gate.breaker.trial_abandoned()  # unless it has been decided
+
+    async def _make_trial(self) -> bool:
+        unit = _harmless(_TRIAL_GROUP)
+        try:
+            await self._wait_for_quota(unit.tokens)
+        except RateLimitedError:
+            return False
+        begun = self._begin([unit], _Story())
+        try:
+            response = await self._ask([unit.text], begun)
+        except ProviderUnavailableError as error:
+            self._gate.trial_failed(error)
+            self._on_event(CallFailed(self._generation.id, str(error)))
+            await patiently(partial(self._persistence.record_call, begun.failed(error), []))
+            return False
+        except RateLimitedError as error:
+            await self._cool_down(self._gate.limited(begun.sent_at, error.retry_after_seconds), str(error))
+        except ProviderError as error:
+            self._gate.answered()
+            await patiently(partial(self._persistence.record_call, begun.failed(error), []))
+        else:
+            await patiently(partial(self._persistence.record_call, begun.answered(response), []))
+        return True
+
+    def _begin(self, units: Sequence[Unit], story: _Story) -> _Begun:
+        begun = _Begun(self._worker_id, units, self._gate.sent(self._seat, sum(u.tokens for u in units)))
+        story.first_sent_at = min(story.first_sent_at, begun.sent_at)
+        return begun
+
+    async def _ask(self, texts: list[str], begun: _Begun) -> EmbeddingResponse:
+        response = await self._provider.embed(texts, Purpose.DOCUMENT)
+        check_storable(response.vectors, self._generation.storage)
+        self._has_succeeded = True
+        self._gate.succeeded(begun.sent_at, begun.tokens)
+        if response.exhausted_seconds:
+            await self._cool_down(
+                min(response.exhausted_seconds, LONGEST_HOLD_SECONDS),
+                "the provider says that its limit is used up",
+            )
+        return response
 
     async def _wait_for_quota(self, tokens: int) -> None:
         """Spend one call of the shared quota. RateLimitedError where that takes too long to wait for here."""
         waited = 0.0
         grant = partial(grant_quota, self._database, self._quota_key, tokens)
         while (wait := await patiently(grant)) > 0:
-            if waited + wait > LONGEST_WAIT_SECONDS or self._stop.is_set():
+            if waited + wait > LONGEST_WAIT_SECONDS or self._seat.is_over:
                 raise RateLimitedError("the quota is used up for now", retry_after_seconds=wait)
-            await self._pause(wait)
+            await self._seat.pause(wait)
             waited += wait
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but not beyond a stop."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
+    async def _confirm_leases(self, units: list[Unit], holdings: Holdings) -> None:
+        """Whoever was frozen, or cannot say that it lives, asks what it still holds before it pays for it."""
+        if self._leases.are_doubtful():
+            lost = await self._leases.confirm(self._database, holdings)
+            self._drop_lost(units, lost)
+
+    async def _wait_out_limit(self, error: RateLimitedError, begun: _Begun, story: _Story) -> None:
+        """Everybody who shares the quota waits. Raises where this call had better wait in the queue."""
+        delay = self._gate.limited(begun.sent_at, error.retry_after_seconds)
+        self._on_event(CallFailed(self._generation.id, str(error), rate_limited=True))
+        await self._cool_down(delay, str(error))
+        story.limits += 1
+        if delay > LONGEST_WAIT_SECONDS or story.limits == TRIES_IN_SLOT or self._seat.is_over:
+            raise RateLimitedError(str(error), retry_after_seconds=delay) from error
+
+    async def _wait_out_outage(
+        self, error: ProviderUnavailableError, units: Sequence[Unit], story: _Story, slot: Slot
+    ) -> None:
+        """A pause, without the slot. Raises where this call has been tried enough, or its seat is over."""
+        self._on_event(CallFailed(self._generation.id, str(error)))
+        wait = error.retry_after_seconds or backoff_seconds(story.failures, self._chance)
+        story.failures += 1
+        story.last_error = str(error)
+        has_used_up_tries = story.failures == TRIES_IN_SLOT or wait > LONGEST_WAIT_SECONDS
+        if not has_used_up_tries and not self._seat.is_over:
+            slot.release()
+            await self._seat.pause(wait)
+        if not has_used_up_tries and not self._seat.is_over:
+            return
+        item_ids = {target.item_id for unit in units for target in unit.targets}
+        has_stopped = self._seat.is_over and not self._seat.is_shut
+        if not has_stopped and self._gate.blames(
+            item_ids, story.first_sent_at, has_used_up_tries=has_used_up_tries
+        ):
+            raise error
+        raise ProviderAwayError(str(error), retry_after_seconds=error.retry_after_seconds) from error
+
+    async def _cool_down(self, seconds: float, reason: str) -> None:
+        await patiently(partial(cool_down, self._database, self._quota_key, seconds, reason))
 
     async def _record_failure(self, call: Call, units: Sequence[Unit], holdings: Holdings) -> None:
         items = holdings.items(target.item_id for unit in units for target in unit.targets)
         await patiently(partial(self._persistence.record_call, call, items))
 
 
+class _Story:
+    """What a call has been through."""
+
+    def __init__(self) -> None:
+        self.first_sent_at = float("inf")
+        self.failures = 0
+        self.limits = 0
+        self.last_error: str | None = None
+
+
 class _Begun:
     """A call that is out: what the ledger will say of it."""
 
-    def __init__(self, worker_id: UUID, units: Sequence[Unit], tokens: int) -> None:
+    def __init__(self, worker_id: UUID, units: Sequence[Unit], sent_at: float) -> None:
+        self.sent_at = sent_at
+        self.tokens = sum(unit.tokens for unit in units)
         self._id = uuid4()
         self._worker_id = worker_id
         self._usage_type = units[0].group.partition(" ")[0]
         self._inputs = len(units)
-        self._tokens = tokens
         self._started = time.monotonic()
 
     def answered(self, response: EmbeddingResponse) -> Call:
-        return self._entry(self._tokens if response.tokens is None else response.tokens, None)
+        return self._entry(self.tokens if response.tokens is None else response.tokens, None)
 
     def failed(self, error: ProviderError) -> Call:
-        return self._entry(self._tokens if error.charged else 0, str(error))
+        return self._entry(self.tokens if error.charged else 0, str(error))
 
     def _entry(self, tokens: int, error: str | None) -> Call:
         return Call(
@@ -157,6 +268,10 @@ class _Begun:
             latency_ms=int((time.monotonic() - self._started) * 1000),
             error=error,
         )
+
+
+def _harmless(group: str) -> Unit:
+    return Unit(b"", _HARMLESS, _HARMLESS_TOKENS, group, [])
 
 
 def call_limits(pipeline: Pipeline, provider: EmbeddingProvider) -> CallLimits:

@@ -1,11 +1,13 @@
 """Embeds one generation's waiting items: fills calls, makes them, writes what comes back. Owns a call's life
 from packing to commit or return; must not hold a transaction while a provider is waited for.
 
+    find     a provider that answers, and a slot at its gate     gate.py
     fill     claim items, load chunks, reuse vectors             loading.py
     take     the next full call                                  core/batching.py
     call     wait for the quota, then for the provider           calling.py
     write    vectors, ledger, counters, ends: one transaction    persistence.py
-    or       bisect (rejected), return (failed, rate limited)    here
+    or       bisect (rejected)                                   here
+    or       give back (failed, rate limited, stopped)           returns.py
 """
 
 from __future__ import annotations
@@ -13,66 +15,74 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import UUID
 
 from embedmill.core.batching import Packer, Unit
-from embedmill.core.retrying import backoff_seconds
 from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
-from embedmill.embed.calling import LONGEST_WAIT_SECONDS, Caller, call_limits
-from embedmill.embed.holding import HeldItem, Holdings
-from embedmill.embed.loading import MOST_ITEMS, Loader
+from embedmill.embed.calling import Caller, call_limits
+from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Slot
+from embedmill.embed.holding import Holdings, LeaseWatch
+from embedmill.embed.loading import Loader
 from embedmill.embed.persistence import Persistence
 from embedmill.embed.results import Call, Outcome
+from embedmill.embed.returns import Returns
 from embedmill.embed.traffic import Flight, Traffic
 from embedmill.errors import (
     BadResponseError,
     InputRejectedError,
     ProviderError,
     ProviderRefusedError,
-    ProviderUnavailableError,
     RateLimitedError,
 )
 from embedmill.events import CallFailed, CallSucceeded, ChunkRefused, Event, ItemsEnded, VectorsReused
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse
-from embedmill.queue.items import Item, Return, Waiting, return_items, return_strays
+from embedmill.queue.items import return_strays
 
 # A provider that refuses us (key, model, credit) is asked again after this long, should a person have acted.
 REFUSED_DELAY_SECONDS = 60.0
+# After so many calls, or claims served by copies alone, an embedder makes room where others wait.
+TURN_STEPS = 4
 # How long a call that is not full waits for more work while others are in flight.
 LINGER_SECONDS = 0.02
 
 
 class Embedder:
-    """Works off the items of one generation. `run()` returns when nothing is ready or `stop()` was called; also
-    when nothing can be done for now: `fatal` says that a person must act, `rest_seconds` for how long the
-    quota or the provider holds everybody back."""
+    """Works off the items of one generation, one stretch at a time. `run()` returns when nothing is ready, `stop()`
+    was called or its turn is over; also when nothing can be done for now: `fatal` says that a person must act,
+    `rest_seconds` for how long the quota or the provider holds everybody back, `trouble` why, in a sentence."""
 
     def __init__(
         self,
         database: Database,
         pipeline: Pipeline,
         provider: EmbeddingProvider,
+        gate: Gate,
         *,
         worker_id: UUID,
-        calls_in_flight: int,
         lease_seconds: float,
+        heartbeat_seconds: float,
         on_event: Callable[[Event], None],
         chance: random.Random,
+        lease_age: Callable[[], float] = lambda: 0.0,
+        batch_size: int = 500,
+        tenant_weight: float = 1.0,
     ) -> None:
+        """`lease_age` gives the seconds since the worker's last heartbeat; `batch_size` bounds a claim's items."""
         self.pipeline = pipeline
         self._database = database
         self._generation_id = pipeline.generation.id
         self._worker_id = worker_id
         self._on_event = on_event
-        self._chance = chance
-        self._slots = asyncio.Semaphore(calls_in_flight)
+        self._gate = gate
+        self._seat = gate.join(pipeline.tenant_id, tenant_weight)
         limits = call_limits(pipeline, provider)
         # Where one text stands in a whole backlog a call never fills up: what is held stays bounded all the same.
-        self._most_held = 2 * (calls_in_flight + 1) * limits.max_inputs + MOST_ITEMS
+        self._most_held = 2 * (gate.concurrency.maximum + 1) * limits.max_inputs + batch_size
         self._persistence = Persistence(database, pipeline, lease_seconds=lease_seconds)
         self._packer = Packer(limits)
         self._holdings = Holdings()
@@ -83,61 +93,113 @@ class Embedder:
             self._persistence,
             worker_id=worker_id,
             traffic=self._traffic,
+            batch_size=batch_size,
             lease_seconds=lease_seconds,
         )
-        self._stop = asyncio.Event()
+        self._returns = Returns(
+            database,
+            self._generation_id,
+            packer=self._packer,
+            holdings=self._holdings,
+            traffic=self._traffic,
+            on_event=on_event,
+            chance=chance,
+        )
+        self._stopping = False
         self._caller = Caller(
             database,
             pipeline,
             provider,
             self._persistence,
+            gate,
+            self._seat,
             worker_id=worker_id,
-            stop=self._stop,
+            leases=LeaseWatch(lease_age=lease_age, heartbeat_seconds=heartbeat_seconds),
+            drop_lost=self._returns.drop_lost,
             on_event=on_event,
             chance=chance,
         )
         self._calls_out = 0
         self._news = asyncio.Event()
+        self._steps = 0
+        self._turn_steps = max(1, round(TURN_STEPS * tenant_weight))
+        self._yields = False
+        self._moved_at = time.monotonic()
         self.fatal: ProviderRefusedError | None = None
         self.rest_seconds = 0.0
+        self.trouble: str | None = None
 
     def stop(self) -> None:
         """Claim no more; calls in flight end and are written, the rest goes back."""
-        self._stop.set()
+        self._stopping = True
+        self._seat.end()
 
-    @property
-    def _stopping(self) -> bool:
-        return self._stop.is_set()
+    def end_turn(self, *, at_once: bool = False) -> None:
+        """Others wait: end the stretch once a turn is used up, or at once; calls that are begun come to their end."""
+        self._yields = True
+        if at_once:
+            self._turn_steps = 0
+
+    def seconds_unmoved(self) -> float:
+        """For how long nothing was sent, written or copied: it waits for others, or its provider hangs."""
+        return time.monotonic() - self._moved_at
 
     @property
     def _goes_on(self) -> bool:
-        return not self._stopping and self.fatal is None and not self.rest_seconds
+        turn_is_over = self._yields and self._steps >= self._turn_steps
+        return not (self._seat.is_over or turn_is_over or self.fatal or self.rest_seconds)
 
     async def run(self) -> None:
         """Embed until nothing is ready. Every item that was claimed has ended or gone back when it returns."""
-        async with asyncio.TaskGroup() as calls:
-            while self._goes_on:
-                await self._slots.acquire()
-                try:
-                    await self._fill()
-                    if not self._packer.is_full and self._calls_out and len(self._packer):
-                        # More may come in a moment, and others are at work: a fuller call is worth the wait.
-                        await self._wait_for_news()
-                        await self._fill()
-                    units = self._packer.take() if self._goes_on else []
-                except BaseException:
-                    self._slots.release()
-                    raise
-                if not units:
-                    self._slots.release()
-                    if not self._calls_out:
-                        break
-                    await self._wait_for_news()
-                    continue
+        try:
+            if self._stopping:
+                return
+            if await self._caller.finds_provider():
+                async with asyncio.TaskGroup() as calls:
+                    await self._send_calls(calls)
+                    await self._returns.give_back_rest(in_flight=False)
+                await self._returns.give_back_rest(in_flight=True)
+                if not self._seat.is_shut:
+                    return
+            self.rest_seconds = max(self.rest_seconds, self._gate.rest_seconds)
+            self.trouble = self.trouble or f"the provider does not answer: {self._gate.last_failure}"
+        finally:
+            self._gate.leave(self._seat)
+
+    async def _send_calls(self, calls: asyncio.TaskGroup) -> None:
+        """One call after the other, as slots are given to us."""
+        while self._goes_on and (slot := await self._seat.slot()):
+            try:
+                units = await self._next_call(slot)
+            except BaseException:
+                slot.release()
+                raise
+            if units:
                 flight = self._traffic.take_off(units, self._holdings)
                 self._calls_out += 1
-                calls.create_task(self._fly(flight))
-        await self._return_rest()
+                self._move()
+                calls.create_task(self._fly(flight, slot))
+                continue
+            slot.release()
+            if self._goes_on and not self._calls_out:
+                break
+            await self._wait_for_news()
+
+    async def _next_call(self, slot: Slot) -> list[Unit]:
+        """As much as fits into a call, of what is ready; [] where that is nothing, or we must end."""
+        await self._fill()
+        if not self._packer.is_full and self._calls_out and len(self._packer):
+            # More may come in a moment, and others are at work: a fuller call is worth the wait.
+            slot.release()
+            await self._wait_for_news()
+            if not await slot.regain():
+                return []
+            await self._fill()
+        return self._packer.take() if self._goes_on else []
+
+    def _move(self) -> None:
+        self._steps += 1
+        self._moved_at = time.monotonic()
 
     async def _fill(self) -> None:
         """Claim until a call is full, nothing is ready, or as much is held as is good."""
@@ -154,8 +216,9 @@ class Embedder:
             if outcomes is None:
                 return
             for outcome in outcomes:
+                self._move()
                 self._note_ends(outcome, reused=True)
-                await self._release(outcome.incomplete)
+                await self._returns.give_back_incomplete(outcome.incomplete)
 
     async def _wait_for_news(self) -> None:
         """Until a call ends, or a moment has passed in which work may have been enqueued."""
@@ -163,37 +226,40 @@ class Embedder:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), LINGER_SECONDS)
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _fly(self, flight: Flight, slot: Slot) -> None:
         try:
-            await self._perform(flight.units)
+            await self._perform(flight.units, slot)
         finally:
             self._calls_out -= 1
+            self._moved_at = time.monotonic()
             self._news.set()
-            self._slots.release()
-            due = self._traffic.end(flight, self._holdings)
-            await self._return_due(due)
+            slot.release()
+            await self._returns.settle(flight)
 
-    async def _perform(self, units: list[Unit]) -> None:
+    async def _perform(self, units: list[Unit], slot: Slot) -> None:
         """One call and what follows from its end."""
         try:
-            response, call = await self._caller.call(units, self._holdings)
+            answer = await self._caller.call(units, self._holdings, slot)
         except RateLimitedError as error:
             delay = error.retry_after_seconds or LONGEST_WAIT_SECONDS
             # Whoever calls next would wait as long: the backlog stays where it is.
             self.rest_seconds = max(self.rest_seconds, delay)
-            self._judge(units, Return(Waiting.RATE_LIMITED, 0, int(delay * 1000), "rate_limited", str(error)))
+            self.trouble = f"a limit holds it back: {error}"
+            self._returns.judge(units, "rate_limited", error, delay_seconds=delay)
         except InputRejectedError as error:
-            await self._isolate(units, error)
+            await self._isolate(units, error, slot)
         except ProviderRefusedError as error:
-            self.fatal = error
-            self._on_event(CallFailed(self._generation_id, str(error), fatal=True))
-            delay_ms = int(REFUSED_DELAY_SECONDS * 1000)
-            self._judge(units, Return(Waiting.PENDING, 0, delay_ms, "provider_refused", str(error)))
+            self._give_up(units, error)
+        except ProviderAwayError as error:
+            self._returns.judge(units, "provider_unavailable", error)
         except ProviderError as error:
-            self._on_event(CallFailed(self._generation_id, str(error)))
-            self._judge_failed(units, error)
+            if isinstance(error, BadResponseError):
+                self._on_event(CallFailed(self._generation_id, str(error)))
+            self._returns.judge_failed(units, error)
         else:
-            await self._write(call, units, response)
+            if answer is not None:
+                response, call = answer
+                await self._write(call, units, response)
 
     async def _write(self, call: Call, units: list[Unit], response: EmbeddingResponse) -> None:
         """Commit the response, however long the database takes to come back: it is paid for."""
@@ -210,19 +276,17 @@ class Embedder:
             )
         )
         self._note_ends(outcome, reused=False)
-        await self._release(outcome.incomplete)
+        await self._returns.give_back_incomplete(outcome.incomplete)
 
-    async def _isolate(self, units: list[Unit], error: InputRejectedError) -> None:
+    async def _isolate(self, units: list[Unit], error: InputRejectedError, slot: Slot) -> None:
         """Find the text that the provider refuses: halve the call until it stands alone, then bury it.
 
         A provider that has not taken anything yet may refuse every call (a wrong parameter, say): one tiny
         call of our own tells that from poison, before a whole backlog is buried.
         """
-        if not await self._caller.takes_anything(units[0].group, self._holdings):
-            self.fatal = ProviderRefusedError(f"the provider rejects every input: {error}")
-            self._on_event(CallFailed(self._generation_id, str(self.fatal), fatal=True))
-            delay_ms = int(REFUSED_DELAY_SECONDS * 1000)
-            self._judge(units, Return(Waiting.PENDING, 0, delay_ms, "provider_refused", str(error)))
+        if not await self._caller.takes_anything(units[0].group, self._holdings, slot):
+            refused = ProviderRefusedError(f"the provider rejects every input: {error}")
+            self._give_up(units, refused)
         elif len(units) == 1:
             self._traffic.close(units)
             self._on_event(ChunkRefused(self._generation_id, str(error)))
@@ -230,59 +294,18 @@ class Embedder:
                 partial(self._persistence.bury_chunks, units[0], "input_rejected", str(error), self._holdings)
             )
             self._note_ends(outcome, reused=False)
-            await self._release(outcome.incomplete)
+            await self._returns.give_back_incomplete(outcome.incomplete)
         else:
             middle = len(units) // 2
-            await self._perform(units[:middle])
-            await self._perform(units[middle:])
+            await self._perform(units[:middle], slot)
+            await self._perform(units[middle:], slot)
 
-    def _judge_failed(self, units: Sequence[Unit], error: ProviderError) -> None:
-        """An attempt is spent; the wait grows with the attempts of the most tried item."""
-        if self._stopping and isinstance(error, ProviderUnavailableError):
-            # It was we who gave up before its tries in the slot were used up.
-            self._judge(units, Return(Waiting.PENDING, 0, 0, "stopped", str(error)))
-            return
-        items = self._holdings.items(target.item_id for unit in units for target in unit.targets)
-        attempts = max((item.retry_count for item in items), default=0)
-        delay = max(error.retry_after_seconds or 0.0, 1.0 + backoff_seconds(attempts + 1, self._chance))
-        reason = "bad_response" if isinstance(error, BadResponseError) else "provider_unavailable"
-        self._judge(units, Return(Waiting.PENDING, 1, int(delay * 1000), reason, str(error)))
-
-    def _judge(self, units: Sequence[Unit], verdict: Return) -> None:
-        """The items of these units go back once nothing of theirs is in flight."""
-        self._traffic.close(units)
-        item_ids = {target.item_id for unit in units for target in unit.targets}
-        for item_id in item_ids:
-            held = self._holdings.get(item_id)
-            if held is not None:
-                held.verdict = verdict
-        self._packer.drop_items(item_ids)
-
-    async def _return_due(self, due: Sequence[HeldItem]) -> None:
-        verdicts: dict[Return, list[HeldItem]] = {}
-        for held in due:
-            if held.verdict is not None:
-                verdicts.setdefault(held.verdict, []).append(held)
-        for verdict, group in verdicts.items():
-            items = [held.item for held in group]
-            self._holdings.forget(items)  # first: once they are back, a claim may bring them again at once
-            ended = await patiently(partial(return_items, self._database, items, verdict))
-            if ended:
-                self._on_event(ItemsEnded(self._generation_id, failed=len(ended)))
-
-    async def _return_rest(self) -> None:
-        """What was claimed and not begun goes back unharmed, for others to take at once."""
-        rest = [held.item for held in self._holdings.all()]
-        self._packer.drop_items([item.id for item in rest])
-        self._holdings.forget(rest)
-        stop = Return(Waiting.PENDING, 0, 0, "stopped", None)
-        await patiently(partial(return_items, self._database, rest, stop))
-
-    async def _release(self, items: Sequence[Item]) -> None:
-        """Items that should have ended but miss a vector: back to the queue, which finds what is missing."""
-        self._holdings.forget(items)
-        missed = Return(Waiting.PENDING, 0, 0, "incomplete", None)
-        await patiently(partial(return_items, self._database, items, missed))
+    def _give_up(self, units: Sequence[Unit], error: ProviderRefusedError) -> None:
+        """No call can succeed until a person acts: nobody's attempt."""
+        self.fatal = error
+        self.trouble = f"the provider refuses us: {error}"
+        self._on_event(CallFailed(self._generation_id, str(error), fatal=True))
+        self._returns.judge(units, "provider_refused", error, delay_seconds=REFUSED_DELAY_SECONDS)
 
     def _note_ends(self, outcome: Outcome, *, reused: bool) -> None:
         self._holdings.forget(outcome.completed)

@@ -3,9 +3,13 @@ the truth is the database's, and whatever stands here may be lost at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
 
-from embedmill.queue.items import Item, Return
+from embedmill.database.patience import patiently
+from embedmill.database.pool import Database
+from embedmill.queue.items import Item, Return, hold_items
 
 
 class HeldItem:
@@ -71,3 +75,49 @@ class Holdings:
             held = self._held.get(item.id)
             if held is not None and held.item.lease_token == item.lease_token:
                 del self._held[item.id]
+
+
+class LeaseWatch:
+    """Whether what we hold is still ours, as far as can be told without asking. Others take over after two
+    heartbeat intervals without a beat; after one and a half we begin to doubt.
+
+    Not the age of the heartbeat alone: a process that wakes up from a freeze beats before it looks. While the
+    trust given last time has not run out, no such gap can have been.
+    """
+
+    def __init__(
+        self,
+        *,
+        lease_age: Callable[[], float],
+        heartbeat_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lease_age = lease_age
+        self._trusted_seconds = 1.5 * heartbeat_seconds
+        self._clock = clock
+        self._trusted_until = self._next_end()
+
+    def are_doubtful(self) -> bool:
+        """Ask before each call; each time that it says no, the trust is renewed."""
+        if self._clock() >= self._trusted_until:
+            return True
+        self._trusted_until = max(self._trusted_until, self._next_end())
+        return False
+
+    async def confirm(self, database: Database, holdings: Holdings) -> set[int]:
+        """Ask the database, and forget what was lost; returns the ids of that."""
+        asked_at = self._next_end()
+        items = [held.item for held in holdings.all()]
+        held = await patiently(partial(_still_held, database, items))
+        lost = [item for item in items if item.id not in held]
+        holdings.forget(lost)
+        self._trusted_until = asked_at
+        return {item.id for item in lost}
+
+    def _next_end(self) -> float:
+        return self._clock() + self._trusted_seconds - self._lease_age()
+
+
+async def _still_held(database: Database, items: list[Item]) -> set[int]:
+    async with database.transaction() as connection:
+        return await hold_items(connection, items)

@@ -16,12 +16,9 @@ from embedmill.embed.holding import Holdings
 from embedmill.embed.persistence import Persistence
 from embedmill.embed.results import Donor, Outcome
 from embedmill.embed.traffic import Traffic
-from embedmill.queue.items import Item, claim_items
+from embedmill.queue.items import Item, claim_items, delete_claimed_documents
 
 _SQL = load_queries("embedmill.embed", "embed.sql")
-
-# A claim is a transaction and a load: more items in one than this gain nothing.
-MOST_ITEMS = 500
 
 
 class Loader:
@@ -35,12 +32,15 @@ class Loader:
         *,
         worker_id: UUID,
         traffic: Traffic,
+        batch_size: int,
         lease_seconds: float,
     ) -> None:
+        """A claim brings at most `batch_size` items: it is a transaction and a load."""
         self._database = database
         self._generation_id = pipeline.generation.id
         self._persistence = persistence
         self._worker_id = worker_id
+        self._batch_size = batch_size
         self._lease_seconds = lease_seconds
         self._traffic = traffic
 
@@ -52,7 +52,7 @@ class Loader:
             self._database,
             self._worker_id,
             self._generation_id,
-            max_items=min(MOST_ITEMS, inputs),
+            max_items=min(self._batch_size, inputs),
             max_chunks=inputs,
             max_tokens=tokens,
             lease_seconds=self._lease_seconds,
@@ -70,6 +70,11 @@ class Loader:
     async def load(self, items: list[Item], packer: Packer, holdings: Holdings) -> list[Outcome]:
         """Take claimed items in hand. One that is in hand already was lost and claimed again: it begins anew."""
         packer.drop_items(item.id for item in items if item.id in holdings)
+        outcomes: list[Outcome] = []
+        deletions = [item for item in items if item.operation == "DELETE"]
+        if deletions:
+            items = [item for item in items if item.operation != "DELETE"]
+            outcomes.append(await self._delete(deletions))
         rows = await self._database.fetch(
             _SQL["load_chunks"],
             {"generation_id": self._generation_id, "item_ids": [item.id for item in items]},
@@ -79,7 +84,6 @@ class Loader:
         for item in items:
             holdings.take(item, waiting=waiting[item.id])
 
-        outcomes: list[Outcome] = []
         empty = [item for item in items if not waiting[item.id]]
         if empty:
             outcomes.append(await self._persistence.complete_empty(empty, holdings))
@@ -97,6 +101,11 @@ class Loader:
             if chunk.target not in served:
                 packer.add(chunk.unit(groups))
         return outcomes
+
+    async def _delete(self, items: list[Item]) -> Outcome:
+        """The documents of these items go, with all that was made of them."""
+        done = await delete_claimed_documents(self._database, items)
+        return Outcome.of(0, items, done, sorted(done), done)
 
     async def _find_donors(self, chunks: Sequence[_Wanted]) -> dict[bytes, Donor]:
         """For each text that has a vector already, a chunk to copy it from."""

@@ -14,6 +14,7 @@ import psycopg
 
 from embedmill.core.batching import Target, Unit
 from embedmill.core.hashing import text_hash
+from embedmill.core.pricing import apportion
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
@@ -69,7 +70,7 @@ class Persistence:
             held = await hold_items(connection, items)
             if await self._is_recorded(connection, call):
                 return await self._resume(connection, units, items, held, holdings, done)
-            written, hashes, rows = self._select_targets(units, held, skip)
+            written, hashes, rows = self._select_targets(call, units, held, skip)
             if written.ours:
                 chunk_ids = [target.chunk_id for target in written.ours]
                 pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
@@ -77,7 +78,7 @@ class Persistence:
                 async with connection.cursor().copy(statement) as copy:
                     for piece in pieces:
                         await copy.write(piece)
-            await self._books.record_usage(connection, call, items)
+            await self._books.record_usage(connection, call, {item.job_id for item in items})
             return await self._settle(
                 connection, items, held, written, holdings, done, embedded=len(written.ours)
             )
@@ -143,7 +144,7 @@ class Persistence:
     async def record_call(self, call: Call, items: Sequence[Item]) -> None:
         """A call that brought no vectors: the ledger says so, and what it may have cost."""
         async with self._database.transaction() as connection:
-            await self._books.record_usage(connection, call, items)
+            await self._books.record_usage(connection, call, {item.job_id for item in items})
 
     async def _is_recorded(self, connection: Connection, call: Call) -> bool:
         cursor = await connection.execute(_SQL["is_recorded"], {"call_id": call.id})
@@ -151,17 +152,18 @@ class Persistence:
         return bool(row and row[0])
 
     def _select_targets(
-        self, units: Sequence[Unit], held: set[int], skip: set[int]
+        self, call: Call, units: Sequence[Unit], held: set[int], skip: set[int]
     ) -> tuple[Written, list[bytes], list[int]]:
         """What of the response is still wanted, and for each chunk that we write its hash and its row of the
-        response; a text's tokens are charged to its first target."""
+        response; a text's share of the tokens that the provider counted is charged to its first target."""
         prefix = self._generation.spec.document_prefix
         written = Written([], [], [])
         hashes: list[bytes] = []
         rows: list[int] = []
+        paid = apportion(call.tokens, [unit.tokens for unit in units])
         for row, unit in enumerate(units):
+            tokens = paid[row]
             input_hash = text_hash(prefix + unit.text) if prefix else unit.content_hash
-            tokens = unit.tokens
             # An item that was lost and claimed again on the way stands here twice for the same chunk.
             for target in dict.fromkeys(unit.targets):
                 if target.item_id not in held:

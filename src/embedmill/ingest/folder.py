@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from embedmill.errors import DocumentError
 from embedmill.ingest.discovery import Found, missing_sources
 from embedmill.ingest.parsing import ParserPool
 from embedmill.ingest.parsing_protocol import ParseRequest, TokenizerSpec
-from embedmill.ingest.storing import SourceContent, Storing
+from embedmill.ingest.storing import Launched, SourceContent, Storing
 
 _SQL = load_queries("embedmill.ingest", "ingest.sql")
 SOURCE_TYPE = "file"
@@ -61,6 +61,9 @@ class FolderRun(msgspec.Struct):
     total: int
     reports: list[FileReport] = []
     bytes_read: int = 0
+    direct_documents: int = 0
+    """Documents that this process embedded itself, because the queue did not take them."""
+    direct_reason: str | None = None
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -86,7 +89,9 @@ class FolderIngestion:
         tokenizer: TokenizerSpec,
         max_file_bytes: int,
         files_at_once: int,
+        embed_directly: Callable[[int, UUID], Awaitable[None]],
     ) -> None:
+        self._embed_directly = embed_directly
         self._database = database
         self._pipeline = pipeline
         self._parsers = parsers
@@ -134,21 +139,30 @@ class FolderIngestion:
             content = await asyncio.to_thread(_fingerprint, content, path, self._max_file_bytes)
             run.bytes_read += content.size_bytes or 0
             if known is not None and _is_done(known, content):
-                return await self._go_on(path, known)
+                return await self._go_on(path, known, run)
             reply = await self._parsers.parse(self._request(path))
         except DocumentError as error:
             return await self._fail(path, content, known, error)
         launched = await patiently(partial(self._storing.save, content, reply.document, reply.chunks))
+        await self._see_to(launched, run)
         verdict = Verdict.ADDED if known is None else Verdict.CHANGED
         return FileReport(str(path), verdict, chunks=launched.chunks)
 
-    async def _go_on(self, path: Path, known: _Known) -> FileReport:
+    async def _see_to(self, launched: Launched, run: FolderRun) -> None:
+        """What the queue did not take is embedded here and now."""
+        if launched.direct_reason is not None:
+            run.direct_documents += 1
+            run.direct_reason = launched.direct_reason
+            await self._embed_directly(launched.document_id, launched.job_id)
+
+    async def _go_on(self, path: Path, known: _Known, run: FolderRun) -> FileReport:
         """The bytes are those of last time: nothing to parse, but perhaps something to embed still."""
         if known.error_reason is not None:
             return FileReport(str(path), Verdict.FAILED, known.error_reason, known.error_message)
         if known.job_status == "completed" or known.job_id is None:
             return FileReport(str(path), Verdict.UNCHANGED, chunks=known.chunk_count)
-        await patiently(partial(self._storing.relaunch, known.document_id, known.job_id))
+        launched = await patiently(partial(self._storing.relaunch, known.document_id, known.job_id))
+        await self._see_to(launched, run)
         return FileReport(str(path), Verdict.RESUMED, chunks=known.chunk_count)
 
     async def _fail(

@@ -90,9 +90,9 @@ VALUES (%(tenant_id)s, %(pipeline_id)s, %(document_id)s, %(batch_id)s, %(status)
 RETURNING id;
 
 -- name: launch_document
--- Enqueues what lacks a vector, for this run; a job that lacks none is completed.
-SELECT items, chunks, tokens
-  FROM embedmill.launch_document(%(document_id)s, %(job_id)s, %(batch_id)s, %(priority)s, %(usage_type)s);
+-- Enqueues what lacks a vector, for this run; a job that lacks none is completed. A reason: it was not enqueued.
+SELECT chunks, tokens, reason
+  FROM embedmill.launch_or_start(%(document_id)s, %(job_id)s, %(batch_id)s, %(priority)s, %(usage_type)s);
 
 -- name: lock_document
 -- Whoever changes a document's chunks or items holds its row.

@@ -34,13 +34,15 @@ class SourceContent(msgspec.Struct, frozen=True):
 
 
 class Launched(msgspec.Struct, frozen=True):
-    """What was enqueued for a document: the rest has its vectors already."""
+    """What was enqueued for a document: the rest has its vectors already. `direct_reason`: why nothing was, though
+    its job goes on; whoever launched it must see to its chunks."""
 
     job_id: UUID
     document_id: int
     chunks: int
     enqueued_chunks: int
     enqueued_tokens: int
+    direct_reason: str | None = None
 
 
 class Storing:
@@ -271,8 +273,9 @@ class Storing:
             },
         )
         row = await cursor.fetchone()
-        _, enqueued, tokens = row or (0, 0, 0)
-        return Launched(job_id, document_id, chunks, enqueued, tokens)
+        lacking, tokens, reason = row or (0, 0, None)
+        enqueued = lacking if reason is None else 0
+        return Launched(job_id, document_id, chunks, enqueued, tokens, reason if lacking else None)
 
 
 def _position(chunk: Chunk, place: _Place) -> tuple[Any, ...]:

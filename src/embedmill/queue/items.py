@@ -26,6 +26,7 @@ class Item(msgspec.Struct, frozen=True):
     usage_type: str
     retry_count: int
     estimated_tokens: int
+    operation: str = "INSERT"
 
 
 class Waiting(StrEnum):
@@ -85,6 +86,15 @@ async def complete_items(connection: Connection, generation_id: int, item_ids: S
         _SQL["complete_items"], {"generation_id": generation_id, "item_ids": list(item_ids)}
     )
     row = await cursor.fetchone()
+    return set(row[0]) if row else set()
+
+
+async def delete_claimed_documents(database: Database, items: Sequence[Item]) -> set[int]:
+    """Carry out claimed deletions: documents, chunks and vectors go. Returns the ids that were still ours."""
+    row = await database.fetch_one(
+        _SQL["delete_claimed_documents"],
+        {"item_ids": [item.id for item in items], "lease_tokens": [item.lease_token for item in items]},
+    )
     return set(row[0]) if row else set()
 
 

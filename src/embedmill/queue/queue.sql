@@ -1,6 +1,7 @@
 -- name: claim_items
--- Claims ready items of one generation for a worker, see functions/30_queue.sql.
-SELECT id, lease_token, tenant_id, document_id, job_id, usage_type, retry_count, estimated_tokens
+-- Claims ready items of one generation for a worker, see functions/30_claiming.sql.
+SELECT id, lease_token, tenant_id, document_id, job_id, usage_type, retry_count, estimated_tokens,
+       operation::text
   FROM embedmill.claim_items(%(worker_id)s, %(generation_id)s, %(max_items)s, %(max_chunks)s, %(max_tokens)s,
                              %(lease_seconds)s)
  ORDER BY id;
@@ -25,9 +26,13 @@ SELECT embedmill.hold_items(%(item_ids)s, %(lease_tokens)s);
 -- Ends those whose every vector stands; returns their ids. Inside the transaction that holds them.
 SELECT embedmill.complete_items(%(generation_id)s, %(item_ids)s);
 
+-- name: delete_claimed_documents
+-- Carries out claimed deletions; returns the items that were still held.
+SELECT embedmill.delete_claimed_documents(%(item_ids)s, %(lease_tokens)s);
+
 -- name: ready_generations
 -- The generations that have something to claim now.
-SELECT embedmill.ready_generations();
+SELECT generation_id FROM embedmill.ready_generations();
 
 -- name: rescue_items
 -- Frees the items of workers that are gone.
@@ -39,7 +44,11 @@ SELECT embedmill.grant_quota(%(quota_key)s, %(tokens)s);
 
 -- name: cool_down
 -- Makes everybody who shares the quota wait.
-SELECT embedmill.cool_down(%(quota_key)s, %(delay_ms)s);
+SELECT embedmill.cool_down(%(quota_key)s, %(delay_ms)s, %(reason)s);
+
+-- name: settle_quota
+-- Puts right what a call was taken for.
+SELECT embedmill.settle_quota(%(quota_key)s, %(tokens)s, %(seconds_ago)s);
 
 -- name: live_items
 -- Whether anything is under way: counted up to a bound, since a backlog may be long.

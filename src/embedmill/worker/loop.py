@@ -1,7 +1,7 @@
-"""A worker: watches for ready work and runs an embedder for each generation that has some. Owns the process's
-life from registration to sign-off; must not know how items are embedded.
+"""A worker: watches for ready work and runs embedders on the generations that have some. Owns the process's life
+from registration to sign-off; must not know how items are embedded, nor whose turn it is (turns.py).
 
-Each wait has an end and each task an owner: the TaskGroup of `run()` holds every embedder and the sweeps.
+Each wait has an end and each task an owner: the TaskGroup of `run()` holds every embedder and the upkeep.
 """
 
 from __future__ import annotations
@@ -20,29 +20,37 @@ from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline, pipeline_of_generation
 from embedmill.database.pool import Database
 from embedmill.embed.embedder import Embedder
+from embedmill.embed.gate import Gates
 from embedmill.embed.generations import keep_index
 from embedmill.errors import EmbedmillError
-from embedmill.events import CallFailed, CallSucceeded, Event, ItemsEnded
+from embedmill.events import CallFailed, CallSucceeded, Event, ItemsEnded, VectorsReused
 from embedmill.ports import EmbeddingProvider, ProviderSpec
+from embedmill.queue.config import QueueConfig
 from embedmill.queue.items import ready_generations
 from embedmill.worker.heartbeat import Heartbeat, Pulse
 from embedmill.worker.identity import Identity, current_identity
-from embedmill.worker.sweeps import rescue
+from embedmill.worker.turns import Rests, Turns
+from embedmill.worker.upkeep import LOOK_SECONDS, Upkeep
 
 _log = structlog.get_logger(__name__)
 
 # A generation whose provider refuses us, or cannot be built, is left alone for this long.
 REFUSED_PAUSE_SECONDS = 60.0
+# An embedder that has not moved for so long waits for its provider or its turn: it takes nobody's place.
+UNMOVED_SECONDS = 2.0
+# Indexes that are built at the same time: each holds a connection for minutes.
+INDEXES_AT_ONCE = 2
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
-    """How a worker works. The lease is the hard deadline of an item without any progress."""
+    """How this one worker works; what holds for all stands in the configuration, and `look_seconds` is how often it
+    looks there. `embedders` is how many generations are worked on at the same time, those not counted that wait for
+    their provider."""
 
     calls_in_flight: int = 8
-    heartbeat_seconds: float = 30.0
-    lease_seconds: float = 600.0
     idle_seconds: float = 0.25
-    sweep_seconds: float = 5.0
+    look_seconds: float = LOOK_SECONDS
+    embedders: int = 16
 
 
 class Worker:
@@ -62,56 +70,129 @@ class Worker:
         self._on_event = on_event
         self.identity: Identity = current_identity()
         self._pulse = Pulse()
+        self._chance = random.Random()  # noqa: S311 - jitter, no secret
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
+        self._config = QueueConfig()
+        self._gates = Gates(
+            calls_in_flight=options.calls_in_flight,
+            chance=self._chance,
+            rate_limit_delay_seconds=self._config.rate_limit_delay_ms / 1000,
+        )
+        self._heartbeat = Heartbeat(
+            database.url,
+            self.identity,
+            self._pulse,
+            interval_seconds=self._config.worker_heartbeat_interval_ms / 1000,
+            session_name=database.session_name,
+        )
+        self._upkeep = Upkeep(
+            database,
+            self.identity,
+            heartbeat_seconds=lambda: self._heartbeat.interval_seconds,
+            apply=self._apply,
+            on_rescued=self.wake,
+            on_drain=self.stop,
+            look_seconds=options.look_seconds,
+        )
         self._embedders: dict[int, Embedder] = {}
+        self._turns = Turns()
+        self._rests = Rests()
         self._indexing: set[asyncio.Task[None]] = set()
-        self._paused_until: dict[int, float] = {}
+        self._index_builders = asyncio.Semaphore(INDEXES_AT_ONCE)
         self._providers: dict[bytes, EmbeddingProvider] = {}
 
     def stop(self) -> None:
         """Begin a graceful stop: calls in flight are written, the rest goes back."""
         self._stopping.set()
         self._wake.set()
-        for embedder in self._embedders.values():
-            embedder.stop()
+        self._stop_embedders()
 
     def wake(self) -> None:
         """There may be new work: look now and not at the next poll."""
         self._wake.set()
 
+    def troubles(self) -> dict[int, str]:
+        """Why generations do not get on here, one sentence for each: refused, limited, the provider away."""
+        return self._rests.reasons()
+
     async def run(self) -> None:
-        """Work until `stop()`. Raises DatabaseError only where the database is gone from the start."""
-        heartbeat = Heartbeat(
-            self._database.url, self.identity, self._pulse, interval_seconds=self._options.heartbeat_seconds
-        )
-        await asyncio.to_thread(heartbeat.start)
+        """Work until `stop()`, or until somebody drains it. Raises DatabaseError only where the database is gone from
+        the start."""
+        await self._upkeep.take_up_settings()
+        await asyncio.to_thread(self._heartbeat.start)
         try:
             async with asyncio.TaskGroup() as tasks:
-                sweeping = tasks.create_task(self._sweep())
+                tasks.create_task(self._upkeep.run())
                 await self._watch(tasks)
-                for task in (sweeping, *self._indexing):
+                self._upkeep.stop()
+                for task in self._indexing:
                     task.cancel()
+            await self._upkeep.resign()
         finally:
-            await asyncio.to_thread(heartbeat.stop)
+            await asyncio.to_thread(self._heartbeat.stop)
             for provider in self._providers.values():
                 await provider.aclose()
 
+    def _apply(self, config: QueueConfig) -> None:
+        """Take up changed settings at once. With the queue disabled nothing is claimed, and what is under way ends
+        as it does at a stop."""
+        before, self._config = self._config, config
+        self._gates.set_rate_limit_delay(config.rate_limit_delay_ms / 1000)
+        self._heartbeat.change_interval(config.worker_heartbeat_interval_ms / 1000)
+        if (before.batch_size, before.lease_seconds) != (config.batch_size, config.lease_seconds):
+            # Their next stretch, which begins in a moment, has the new values.
+            for embedder in self._embedders.values():
+                embedder.end_turn(at_once=True)
+        if not config.queue_enabled:
+            self._stop_embedders()
+        self._wake.set()
+
     async def _watch(self, tasks: asyncio.TaskGroup) -> None:
-        """Start an embedder for each generation that has ready work and none yet."""
+        """Start embedders for generations that have ready work and none yet, as long as there is room."""
         running: dict[int, asyncio.Task[None]] = {}
         while not self._stopping.is_set():
             self._wake.clear()
-            for generation_id in await patiently(partial(ready_generations, self._database)):
-                paused = self._paused_until.get(generation_id, 0.0) > time.monotonic()
-                if generation_id not in running and not paused and not self._stopping.is_set():
-                    task = tasks.create_task(self._embed(generation_id, tasks))
-                    running[generation_id] = task
-                    task.add_done_callback(lambda _, key=generation_id: running.pop(key))  # type: ignore[misc]
+            waiting: list[int] = []
+            if self._config.queue_enabled:
+                ready = await patiently(partial(ready_generations, self._database))
+                now = time.monotonic()
+                waiting = self._turns.order(
+                    [each for each in ready if each not in running and not self._rests.holds(each, now)]
+                )
+            while (
+                waiting and self._room(running) and self._config.queue_enabled and not self._stopping.is_set()
+            ):
+                generation_id = waiting.pop(0)
+                self._turns.take(generation_id)
+                task = tasks.create_task(self._embed(generation_id, tasks))
+                running[generation_id] = task
+                task.add_done_callback(lambda _, key=generation_id: running.pop(key))  # type: ignore[misc]
+            if waiting:
+                self._make_room(len(waiting))
+                for task in running.values():
+                    task.add_done_callback(self._wake_up)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._options.idle_seconds)
         if running:
             await asyncio.wait(running.values())
+
+    def _room(self, running: dict[int, asyncio.Task[None]]) -> int:
+        """How many more embedders there is room for."""
+        unmoved = sum(each.seconds_unmoved() > UNMOVED_SECONDS for each in self._embedders.values())
+        return max(0, self._options.embedders - (len(running) - unmoved))
+
+    def _make_room(self, wanted: int) -> None:
+        """Those that have worked longest end their turn."""
+        for embedder in list(self._embedders.values())[:wanted]:
+            embedder.end_turn()
+
+    def _wake_up(self, _: asyncio.Task[None]) -> None:
+        self._wake.set()
+
+    def _stop_embedders(self) -> None:
+        for embedder in self._embedders.values():
+            embedder.stop()
 
     async def _embed(self, generation_id: int, tasks: asyncio.TaskGroup) -> None:
         """One stretch of work on a generation, from the first ready item to the last."""
@@ -132,15 +213,18 @@ class Worker:
             self._pause(generation_id, str(embedder.fatal), announce=False)
         elif embedder.rest_seconds:
             rest = min(embedder.rest_seconds, REFUSED_PAUSE_SECONDS)
-            self._paused_until[generation_id] = time.monotonic() + rest
+            self._rests.begin(generation_id, time.monotonic() + rest, embedder.trouble or "")
+            self._tell_troubles()
         # Beside the next stretch of work, not before it: a large index takes minutes to build.
         indexing = tasks.create_task(self._keep_index(embedder.pipeline, may_build=True))
         self._indexing.add(indexing)
         indexing.add_done_callback(self._indexing.discard)
 
     async def _keep_index(self, pipeline: Pipeline, *, may_build: bool) -> None:
+        builders = self._index_builders if may_build else contextlib.nullcontext()
         with contextlib.suppress(*AWAY):
-            await keep_index(self._database, pipeline, may_build=may_build)
+            async with builders:
+                await keep_index(self._database, pipeline, may_build=may_build)
 
     async def settle_indexes(self) -> None:
         """Wait for the indexes that are being built."""
@@ -155,15 +239,19 @@ class Worker:
             self._database,
             pipeline,
             provider,
+            self._gates.gate(spec.provider, pipeline.quota_key),
             worker_id=self.identity.worker_id,
-            calls_in_flight=2 if spec.provider == "local" else self._options.calls_in_flight,
-            lease_seconds=self._options.lease_seconds,
+            lease_seconds=self._config.lease_seconds,
+            heartbeat_seconds=self._heartbeat.interval_seconds,
+            lease_age=self._heartbeat.age_seconds,
+            batch_size=self._config.batch_size,
+            tenant_weight=pipeline.tenant_weight,
             on_event=self._note,
-            chance=random.Random(),  # noqa: S311 - jitter, no secret
+            chance=self._chance,
         )
         self._embedders[generation_id] = embedder
         self._pulse.current_work = ", ".join(e.pipeline.name for e in self._embedders.values())
-        if self._stopping.is_set():
+        if self._stopping.is_set() or not self._config.queue_enabled:
             embedder.stop()
         return embedder
 
@@ -175,22 +263,13 @@ class Worker:
         return self._providers[key]
 
     def _pause(self, generation_id: int, message: str, *, announce: bool = True) -> None:
-        self._paused_until[generation_id] = time.monotonic() + REFUSED_PAUSE_SECONDS
+        self._rests.begin(generation_id, time.monotonic() + REFUSED_PAUSE_SECONDS, message)
         self._pulse.errors += 1
         self._pulse.last_error = message
+        self._tell_troubles()
         _log.error("generation paused", generation_id=generation_id, error=message)
         if announce:
             self._on_event(CallFailed(generation_id, message, fatal=True))
-
-    async def _sweep(self) -> None:
-        """Rescue what dead workers left, at once and then every few seconds."""
-        while True:
-            try:
-                if await rescue(self._database, self.identity):
-                    self.wake()
-            except AWAY as error:
-                _log.warning("sweep missed", error=str(error).strip())
-            await asyncio.sleep(self._options.sweep_seconds)
 
     def _note(self, event: Event) -> None:
         """Keep the heartbeat's figures, and pass the event on."""
@@ -198,6 +277,9 @@ class Worker:
         match event:
             case CallSucceeded():
                 pulse.chunks_embedded += event.vectors
+                self._rests.end(event.generation_id)
+            case VectorsReused():
+                self._rests.end(event.generation_id)
             case ItemsEnded():
                 pulse.tasks_processed += event.completed + event.failed
             case CallFailed():
@@ -206,4 +288,12 @@ class Worker:
                 pulse.last_error = event.message
             case _:
                 pass
+        self._tell_troubles()
         self._on_event(event)
+
+    def _tell_troubles(self) -> None:
+        """What keeps a generation from getting on is told at once, for whoever asks why it waits."""
+        troubles = self.troubles()
+        if troubles != self._pulse.troubles:
+            self._pulse.troubles = troubles
+            self._heartbeat.beat_now()

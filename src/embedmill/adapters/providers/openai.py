@@ -18,11 +18,13 @@ from typing import Any
 import httpx2
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from embedmill.adapters.providers.addresses import address_for, headers_for
 from embedmill.adapters.providers.answers import decoded
 from embedmill.adapters.providers.catalog import dimensions_parameter_for, limits_for
 from embedmill.adapters.providers.refusals import CallContext, Refusal, error_for, read_refusal
+from embedmill.adapters.providers.retry_after import exhausted_seconds
 from embedmill.errors import (
     BadResponseError,
     ConfigurationError,
@@ -79,7 +81,7 @@ class OpenAIProvider:
         try:
             async with asyncio.timeout(self._spec.timeout_seconds) as deadline:
                 progress = _Progress()
-                body = await self._answered(inputs, purpose, progress)
+                answer = await self._answered(inputs, purpose, progress)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
@@ -87,7 +89,9 @@ class OpenAIProvider:
                 f"{self._address.host} did not answer within {self._spec.timeout_seconds:g} s",
                 charged=progress.sent,
             ) from error
-        return decoded(body, len(inputs), self.dimensions, self.model)
+        response = decoded(answer.body, len(inputs), self.dimensions, self.model)
+        exhausted = exhausted_seconds(answer.headers, datetime.now(UTC))
+        return response if exhausted is None else replace(response, exhausted_seconds=exhausted)
 
     async def aclose(self) -> None:
         """Closes the kept connections; may be called more than once."""
@@ -96,8 +100,8 @@ class OpenAIProvider:
         if client is not None:
             await client.aclose()
 
-    async def _answered(self, inputs: Sequence[str], purpose: Purpose, progress: _Progress) -> bytes:
-        """The body of a good answer; asks once more, without base64, where that may be what was refused."""
+    async def _answered(self, inputs: Sequence[str], purpose: Purpose, progress: _Progress) -> _Answer:
+        """A good answer; asks once more, without base64, where that may be what was refused."""
         with_base64 = self._asks_base64
         answer = await self._exchange(inputs, purpose, with_base64, progress)
         refusal = answer.refusal
@@ -109,7 +113,7 @@ class OpenAIProvider:
         if answer.refusal is not None:
             raise self._error(answer, answer.refusal, inputs, purpose)
         self._base64_is_taken = self._base64_is_taken or with_base64
-        return answer.body
+        return answer
 
     def _base64_may_be_refused(self, status: int, refusal: Refusal) -> bool:
         """Some servers name the parameter, some (Gemini) only say "invalid argument". The second asking
@@ -199,14 +203,14 @@ class OpenAIProvider:
             if size > most:
                 break
         body = b"".join(pieces)
+        headers = {name.lower(): value for name, value in response.headers.items()}
         if not is_good:
-            headers = {name.lower(): value for name, value in response.headers.items()}
             return _Answer(response.status_code, body, headers, read_refusal(body))
         if size > most:
             raise BadResponseError(
                 f"the answer of {self._address.host} is longer than {inputs} vectors can be"
             )
-        return _Answer(response.status_code, body)
+        return _Answer(response.status_code, body, headers)
 
     def _most_bytes(self, inputs: int) -> int:
         # 24 letters a number, as many numbers as the largest models have, so that a model with other
@@ -238,7 +242,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
-    headers: dict[str, str] = {}
+    headers: dict[str, str]
     refusal: Refusal | None = None
 
 

@@ -64,10 +64,12 @@ BEGIN
 END
 $$;
 
+-- Makes a pipeline with its first generation. p_quota_key names a quota that pipelines share (the first one
+-- brings its limits); NULL: one of its own.
 CREATE OR REPLACE FUNCTION embedmill.create_pipeline(
     p_tenant_id integer, p_name text, p_spec jsonb, p_dimensions integer, p_storage text,
     p_chunk_tokens integer, p_chunk_overlap integer, p_text_search_config text, p_price numeric,
-    p_calls_per_minute integer, p_tokens_per_minute integer)
+    p_calls_per_minute integer, p_tokens_per_minute integer, p_quota_key text, p_uses_default_quota boolean)
 RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -77,9 +79,12 @@ DECLARE
 BEGIN
     SELECT slug INTO STRICT v_slug FROM embedmill.tenants WHERE id = p_tenant_id;
     -- Every pipeline has its row, limited or not: a provider's Retry-After is shared through it.
-    v_quota_key := v_slug || '/' || p_name;
-    INSERT INTO embedmill.quotas (quota_key, calls_per_minute, tokens_per_minute)
-    VALUES (v_quota_key, p_calls_per_minute, p_tokens_per_minute);
+    v_quota_key := coalesce(p_quota_key, v_slug || '/' || p_name);
+    INSERT INTO embedmill.quotas AS q (quota_key, calls_per_minute, tokens_per_minute, uses_defaults)
+    VALUES (v_quota_key, p_calls_per_minute, p_tokens_per_minute, p_uses_default_quota)
+    ON CONFLICT (quota_key) DO UPDATE
+       SET calls_per_minute = coalesce(p_calls_per_minute, q.calls_per_minute),
+           tokens_per_minute = coalesce(p_tokens_per_minute, q.tokens_per_minute);
     INSERT INTO embedmill.pipelines
         (tenant_id, name, view_name, chunk_tokens, chunk_overlap, text_search_config,
          price_per_million_tokens, quota_key)
@@ -133,3 +138,15 @@ CREATE OR REPLACE TRIGGER chunks_inserted AFTER INSERT ON embedmill.knowledge_ch
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION embedmill.chunks_inserted();
 CREATE OR REPLACE TRIGGER chunks_deleted AFTER DELETE ON embedmill.knowledge_chunks
     REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION embedmill.chunks_deleted();
+
+-- A generation's items go with it.
+CREATE OR REPLACE FUNCTION embedmill.generations_deleted() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM embedmill.embedding_queue WHERE generation_id IN (SELECT id FROM deleted);
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER generations_deleted AFTER DELETE ON embedmill.generations
+    REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION embedmill.generations_deleted();

@@ -13,13 +13,16 @@ BEGIN
     -- In a statement of its own: the next one then sees which items the transactions before us have ended.
     PERFORM FROM embedmill.ingestion_jobs WHERE id = ANY (p_jobs) ORDER BY id FOR UPDATE;
     UPDATE embedmill.ingestion_jobs j
-       SET embedded_chunks = CASE WHEN s.is_done THEN j.total_chunks - s.failed
+       SET embedded_chunks = CASE WHEN s.is_done AND j.error_stage IS DISTINCT FROM 'cancellation'
+                                  THEN j.total_chunks - s.failed
                                   ELSE least(j.embedded_chunks + s.embedded, j.total_chunks - s.failed) END,
            reused_chunks = j.reused_chunks + s.reused,
            failed_chunks = s.failed,
            paid_tokens = j.paid_tokens + s.tokens,
            cost_usd = j.cost_usd + s.cost,
-           status = CASE WHEN s.is_done THEN 'completed'::embedmill.job_status ELSE j.status END,
+           -- A job of which a part was cancelled (cancel_items) ends so when the rest has ended.
+           status = CASE WHEN NOT s.is_done THEN j.status
+                         WHEN j.error_stage = 'cancellation' THEN 'cancelled' ELSE 'completed' END::embedmill.job_status,
            completed_at = CASE WHEN s.is_done THEN now() ELSE j.completed_at END,
            updated_at = now()
       FROM (SELECT k.id, p.embedded, p.reused, p.tokens, p.cost,
@@ -47,12 +50,27 @@ LANGUAGE sql AS $$
      WHERE q.id = s.item_id
 $$;
 
+-- Vectors count in their generation; a refused chunk counts in every generation of its pipeline, for none tries it.
 CREATE OR REPLACE FUNCTION embedmill.count_coverage(p_generation_id integer, p_embedded integer, p_unembeddable integer)
 RETURNS void
-LANGUAGE sql AS $$
-    UPDATE embedmill.coverage_counters
-       SET embedded = embedded + p_embedded, unembeddable = unembeddable + p_unembeddable
-     WHERE generation_id = p_generation_id
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_id integer;
+BEGIN
+    IF p_unembeddable = 0 THEN
+        UPDATE embedmill.coverage_counters SET embedded = embedded + p_embedded WHERE generation_id = p_generation_id;
+        RETURN;
+    END IF;
+    FOR v_id IN
+        SELECT g.id FROM embedmill.generations g
+          JOIN embedmill.generations o ON o.pipeline_id = g.pipeline_id AND o.id = p_generation_id ORDER BY g.id
+    LOOP
+        UPDATE embedmill.coverage_counters
+           SET embedded = embedded + CASE WHEN v_id = p_generation_id THEN p_embedded ELSE 0 END,
+               unembeddable = unembeddable + p_unembeddable
+         WHERE generation_id = v_id;
+    END LOOP;
+END
 $$;
 
 -- Marks chunks that the provider refuses for good, each with its dead letter; returns those that it marked.

@@ -7,7 +7,7 @@ BEGIN
         PERFORM embedmill.create_pipeline(
             (SELECT id FROM embedmill.tenants WHERE slug = 'default'), 'default',
             '{"provider": "local", "model": "all-MiniLM-L6-v2", "dimensions": 384}',
-            384, 'vector', 256, 32, 'english', 0, NULL, NULL);
+            384, 'vector', 256, 32, 'english', 0, NULL, NULL, NULL, false);
     END IF;
 END
 $$;

@@ -1,0 +1,106 @@
+"""embedmill's own queue, through the functions that its workers call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from uuid import uuid4
+
+from tests.support.work import app_on, stand_in_pipeline
+
+from benchmarks.queue.systems import Statements
+from embedmill.queue.items import claim_items
+
+_ENQUEUE = """
+INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, first_ordinal, last_ordinal, estimated_tokens,
+                                       source_type, source_id)
+SELECT g.tenant_id, g.id, 0, 0, 10, 'bench', s.source_id
+  FROM embedmill.generations g, unnest({}::text[]) AS s (source_id)
+ WHERE g.id = {}
+"""
+_FINISH = "SELECT embedmill.finish_items({}::bigint[], {}::bigint[])"
+_EXCHANGE = "SELECT item_id, lease_token FROM embedmill.exchange_embedding_batch(%s, %s, %s, %s, 'bench')"
+_UNBOUND = {"max_chunks": 1_000_000, "max_tokens": 1_000_000_000, "lease_seconds": 600.0}
+
+
+class EmbedmillItems:
+    """The pool of embedmill itself; items with no document behind them, so that nothing but the queue works."""
+
+    version = version("embedmill")
+    driver = "psycopg"
+    tables = ("embedmill.embedding_queue", "embedmill.embedding_queue_history")
+    fill = (
+        "INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, first_ordinal, last_ordinal, priority, "
+        "estimated_tokens, available_at, source_type, source_id) SELECT g.tenant_id, g.id, 0, 0, "
+        "(ARRAY['high', 'medium', 'low']::embedmill.queue_priority[])[n %% 3 + 1], 10, "
+        "now() - interval '1 hour' + n * interval '1 microsecond', 'bench', 'fill/' || n "
+        "FROM embedmill.generations g, generate_series(1, %(count)s) AS n "
+        "WHERE g.id = (SELECT max(id) FROM embedmill.generations)",
+    )
+    fill_history = (
+        "INSERT INTO embedmill.embedding_queue_history (id, tenant_id, generation_id, part, status, priority, "
+        "operation, retry_count, max_retries, crash_count, estimated_tokens, actual_tokens, vector_count, created_at, "
+        "processing_started_at, processing_completed_at, source_type, source_id, metadata) "
+        "SELECT -n, g.tenant_id, g.id, 0, 'completed', 'medium', 'INSERT', 0, 3, 0, 10, 10, 1, now(), now(), now(), "
+        "'bench', 'fill/' || n, '{}' FROM embedmill.generations g, generate_series(1, %(count)s) AS n "
+        "WHERE g.id = (SELECT max(id) FROM embedmill.generations)",
+    )
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._worker_id = uuid4()
+
+    async def open(self, url: str, clients: int) -> None:
+        self._stack = AsyncExitStack()
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+        app = await self._stack.enter_async_context(app_on(url, Path(folder)))
+        # No provider is ever called: the address leads nowhere.
+        pipeline = await stand_in_pipeline(app, "http://127.0.0.1:9/v1", "bench")
+        self._generation_id = pipeline.generation.id
+        self._database = app.database
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def enqueue(self, client: int, count: int) -> None:
+        source_ids = [f"bench/{self._number + n}" for n in range(count)]
+        self._number += count
+        await self._database.fetch(_ENQUEUE.format("%s", "%s"), (source_ids, self._generation_id))
+
+    async def claim(self, client: int, count: int) -> Sequence[tuple[int, int]]:
+        items = await claim_items(
+            self._database, self._worker_id, self._generation_id, max_items=count, **_UNBOUND  # type: ignore[arg-type]
+        )  # fmt: skip
+        return [(item.id, item.lease_token) for item in items]
+
+    async def complete(self, client: int, claimed: Sequence[tuple[int, int]]) -> None:
+        done = await self._database.fetch_one(_FINISH.format("%s", "%s"), _transpose(claimed))
+        assert done
+        assert len(done[0]) == len(claimed)
+
+    async def hand_over(
+        self, client: int, claimed: Sequence[tuple[int, int]], count: int
+    ) -> Sequence[tuple[int, int]]:
+        rows = await self._database.fetch(_EXCHANGE, (self._worker_id, *_transpose(claimed), count))
+        return [(row[0], row[1]) for row in rows]
+
+    def statements(self) -> Statements:
+        generation = b"%d" % self._generation_id
+        return Statements(
+            enqueue=_ENQUEUE.format("$1", "$2::integer"),
+            enqueue_values=lambda n: [b"{raw/%d}" % n, generation],
+            claim="SELECT id, lease_token, tenant_id, document_id, job_id, usage_type, retry_count, "
+            "estimated_tokens FROM embedmill.claim_items($1, $2, 1, 1000000, 1000000000, 600) ORDER BY id",
+            claim_values=[str(self._worker_id).encode(), generation],
+            complete=_FINISH.format("$1", "$2"),
+            complete_values=lambda row: [b"{%s}" % row[0], b"{%s}" % row[1]],
+            claimed_columns=2,
+        )
+
+
+def _transpose(claimed: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Ids and lease tokens."""
+    return [item_id for item_id, _ in claimed], [token for _, token in claimed]

@@ -1,0 +1,232 @@
+-- Claiming: which generations have work, and whose turn it is; a lease on the work; the proof of the lease.
+-- Whoever writes on behalf of a claim shows its token; a token is never given twice.
+
+-- Takes ready items of one generation: at most p_max_items, and about p_max_chunks and p_max_tokens of work
+-- (the item that passes a bound is the last one taken, so there is always at least one). Nothing while the
+-- pipeline is paused or the queue off; no more than the tenant's cap allows, exactly, under its row's lock.
+--
+-- The heads of the three priority lanes are ranked together, so that the cost does not grow with the backlog.
+-- The k-th of a lane has its turn at k / weight: where all wait, the lanes share a claim by their weights. The
+-- weight grows by itself once more for each period waited, so that nothing starves, also where every claim
+-- takes one item. Then each lane's share is locked in its own order, skipping what other workers hold.
+-- `= ANY (ARRAY(...))` keeps the plan when statistics are stale.
+CREATE OR REPLACE FUNCTION embedmill.claim_items(
+    p_worker_id uuid, p_generation_id integer, p_max_items integer, p_max_chunks bigint, p_max_tokens bigint,
+    p_lease_seconds double precision)
+RETURNS TABLE (
+    id bigint, lease_token bigint, lease_deadline timestamptz, tenant_id integer, generation_id integer,
+    document_id bigint, job_id uuid, source_type text, source_id text, operation embedmill.queue_operation,
+    priority embedmill.queue_priority, usage_type text, estimated_tokens integer, retry_count smallint,
+    batch_id uuid, metadata jsonb)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v record;
+    v_most integer := p_max_items;
+    v_lanes integer;
+    v_lane embedmill.queue_priority;
+    v_weights jsonb := '{"high": 1, "medium": 1, "low": 1}';  -- of no account where one lane is alone
+    v_aging double precision := 60;
+BEGIN
+    -- The gate, and the head of each lane, in one statement.
+    SELECT t.id AS tenant_id, t.max_processing_items AS cap,
+           (SELECT q.available_at FROM embedmill.embedding_queue q
+             WHERE q.generation_id = g.id AND q.priority = 'high' AND q.status IN ('pending', 'rate_limited')
+               AND q.available_at <= now() ORDER BY q.available_at, q.id LIMIT 1) AS high,
+           (SELECT q.available_at FROM embedmill.embedding_queue q
+             WHERE q.generation_id = g.id AND q.priority = 'medium' AND q.status IN ('pending', 'rate_limited')
+               AND q.available_at <= now() ORDER BY q.available_at, q.id LIMIT 1) AS medium,
+           (SELECT q.available_at FROM embedmill.embedding_queue q
+             WHERE q.generation_id = g.id AND q.priority = 'low' AND q.status IN ('pending', 'rate_limited')
+               AND q.available_at <= now() ORDER BY q.available_at, q.id LIMIT 1) AS low
+      INTO v
+      FROM embedmill.generations g
+      JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+      JOIN embedmill.tenants t ON t.id = g.tenant_id
+     WHERE g.id = p_generation_id AND p.paused_at IS NULL
+       AND (SELECT c.value::boolean FROM embedmill.embedding_queue_config c WHERE c.key = 'queue_enabled');
+    v_lanes := num_nonnulls(v.high, v.medium, v.low);
+    IF NOT FOUND OR v_lanes = 0 THEN
+        RETURN;
+    END IF;
+    IF v_lanes > 1 THEN
+        SELECT c.value INTO v_weights FROM embedmill.embedding_queue_config c WHERE c.key = 'priority_weights';
+        v_aging := embedmill.config_integer('priority_aging_seconds');
+    END IF;
+    IF v.cap IS NOT NULL THEN
+        -- In statements of their own: the count then sees what the claims before us have committed.
+        PERFORM FROM embedmill.tenants t WHERE t.id = v.tenant_id FOR NO KEY UPDATE;
+        -- Ordered as the index of leases is, for a planner without statistics.
+        v_most := least(v_most, v.cap - (
+            SELECT count(*) FROM (
+                SELECT FROM embedmill.embedding_queue q
+                 WHERE q.status = 'processing' AND q.tenant_id = v.tenant_id
+                 ORDER BY q.worker_id, q.lease_deadline LIMIT v.cap) working));
+        IF v_most <= 0 THEN
+            RETURN;
+        END IF;
+    END IF;
+
+    -- One item: the first of the lane whose turn is next. Where others hold that whole lane, the long way.
+    IF v_most = 1 THEN
+        IF v_lanes = 1 THEN
+            v_lane := CASE WHEN v.high IS NOT NULL THEN 'high' WHEN v.medium IS NOT NULL THEN 'medium' ELSE 'low' END;
+        ELSE
+            SELECT h.lane INTO v_lane
+              FROM (VALUES ('high'::embedmill.queue_priority, v.high, v_weights -> 'high'),
+                           ('medium', v.medium, v_weights -> 'medium'),
+                           ('low', v.low, v_weights -> 'low')) AS h (lane, available_at, weight)
+             WHERE h.available_at IS NOT NULL
+             ORDER BY h.weight::double precision * (1 + extract(epoch FROM now() - h.available_at) / v_aging) DESC,
+                      h.lane
+             LIMIT 1;
+        END IF;
+        UPDATE embedmill.embedding_queue q
+           SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
+               lease_deadline = now() + make_interval(secs => p_lease_seconds),
+               processing_started_at = now(), rate_limit_delay_ms = NULL
+         WHERE q.id = (SELECT h.id FROM embedmill.embedding_queue h
+                        WHERE h.generation_id = p_generation_id AND h.priority = v_lane
+                          AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
+                        ORDER BY h.available_at, h.id
+                        LIMIT 1
+                          FOR UPDATE SKIP LOCKED)
+        RETURNING q.id, q.lease_token, q.lease_deadline, q.tenant_id, q.generation_id, q.document_id, q.job_id, q.source_type,
+                  q.source_id, q.operation, q.priority, q.usage_type, q.estimated_tokens, q.retry_count, q.batch_id,
+                  q.metadata
+             INTO id, lease_token, lease_deadline, tenant_id, generation_id, document_id, job_id, source_type,
+                  source_id, operation, priority, usage_type, estimated_tokens, retry_count, batch_id, metadata;
+        IF FOUND THEN
+            INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
+            VALUES (v.tenant_id, p_generation_id, 'claimed', 1, claim_items.estimated_tokens);
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+
+    RETURN QUERY
+    WITH heads AS MATERIALIZED (
+        SELECT lane.priority, h.id, h.estimated_tokens, h.chunks,
+               h.place / (lane.weight * (1 + extract(epoch FROM now() - h.available_at) / v_aging)) AS turn
+          FROM (VALUES ('high'::embedmill.queue_priority, v.high, (v_weights -> 'high')::double precision),
+                       ('medium', v.medium, (v_weights -> 'medium')::double precision),
+                       ('low', v.low, (v_weights -> 'low')::double precision)) AS lane (priority, head, weight)
+         CROSS JOIN LATERAL (
+            SELECT q.id, q.available_at, q.estimated_tokens,
+                   coalesce(q.last_ordinal - q.first_ordinal + 1, 1) AS chunks,
+                   row_number() OVER (ORDER BY q.available_at, q.id) AS place
+              FROM embedmill.embedding_queue q
+             WHERE q.generation_id = p_generation_id AND q.priority = lane.priority
+               AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
+             ORDER BY q.available_at, q.id
+             LIMIT v_most) h
+         WHERE lane.head IS NOT NULL
+    ), ranked AS (
+        SELECT priority, row_number() OVER best AS place,
+               sum(estimated_tokens) OVER best - estimated_tokens AS tokens_before,
+               sum(chunks) OVER best - chunks AS chunks_before
+          FROM heads
+        WINDOW best AS (ORDER BY turn, priority, id ROWS UNBOUNDED PRECEDING)
+    ), share AS (
+        SELECT priority, count(*) AS items
+          FROM ranked
+         WHERE place <= v_most AND tokens_before < p_max_tokens AND chunks_before < p_max_chunks
+         GROUP BY priority
+    ), locked AS MATERIALIZED (
+        SELECT l.id
+          FROM share
+         CROSS JOIN LATERAL (
+            SELECT q.id
+              FROM embedmill.embedding_queue q
+             WHERE q.generation_id = p_generation_id AND q.priority = share.priority
+               AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
+             ORDER BY q.available_at, q.id
+             LIMIT share.items
+               FOR UPDATE SKIP LOCKED) l
+    ), taken AS (
+        UPDATE embedmill.embedding_queue q
+           SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
+               lease_deadline = now() + make_interval(secs => p_lease_seconds),
+               processing_started_at = now(), rate_limit_delay_ms = NULL
+         WHERE q.id = ANY (ARRAY(SELECT id FROM locked))
+        RETURNING q.id, q.lease_token, q.lease_deadline, q.tenant_id, q.generation_id, q.document_id, q.job_id, q.source_type,
+                  q.source_id, q.operation, q.priority, q.usage_type, q.estimated_tokens, q.retry_count, q.batch_id,
+                  q.metadata
+    ), charged AS (
+        INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
+        SELECT v.tenant_id, p_generation_id, 'claimed', count(*), sum(estimated_tokens) FROM taken HAVING count(*) > 0
+    )
+    SELECT * FROM taken;
+END
+$$;
+
+-- Generations with ready items, those of the tenant that has had the least first: one index probe for each
+-- generation, however long the queue.
+CREATE OR REPLACE FUNCTION embedmill.ready_generations() RETURNS TABLE (generation_id integer, tenant_id integer)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_generations integer[];
+    v_tenants integer[];
+BEGIN
+    IF NOT embedmill.queue_enabled() THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(g.id ORDER BY g.id), array_agg(g.tenant_id ORDER BY g.id)
+      INTO v_generations, v_tenants
+      FROM embedmill.generations g
+      JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+     WHERE p.paused_at IS NULL AND EXISTS (
+        SELECT FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
+         CROSS JOIN LATERAL (
+            SELECT FROM embedmill.embedding_queue q
+             WHERE q.generation_id = g.id AND q.priority = lane.priority
+               AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
+             ORDER BY q.available_at, q.id
+             LIMIT 1) h);
+    IF v_tenants[1] = ALL (v_tenants) THEN
+        -- One tenant alone waits for nobody.
+        RETURN QUERY SELECT * FROM unnest(v_generations, v_tenants);
+    ELSE
+        RETURN QUERY
+        SELECT r.g, r.t
+          FROM unnest(v_generations, v_tenants) AS r (g, t)
+          JOIN (SELECT d.t, embedmill.tenant_virtual_time(d.t) AS virtual_time
+                  FROM (SELECT DISTINCT unnest(v_tenants) AS t) d) n ON n.t = r.t
+         ORDER BY n.virtual_time, r.g;
+    END IF;
+END
+$$;
+
+-- Locks the items that are still held by these tokens, in order of id so that nobody deadlocks;
+-- returns those ids. What is not returned was lost to a rescue, a change or a cancellation.
+-- For many the planner takes any array for ten elements: told not to loop, it hashes, and thousands cost no square.
+CREATE OR REPLACE FUNCTION embedmill.hold_items(p_item_ids bigint[], p_lease_tokens bigint[]) RETURNS SETOF bigint
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF cardinality(p_item_ids) <= 20 THEN
+        -- A token was given once, for one item: no need to pair them. What has no lease has no token.
+        RETURN QUERY
+        SELECT q.id FROM embedmill.embedding_queue q
+         WHERE q.id = ANY (p_item_ids) AND q.lease_token = ANY (p_lease_tokens)
+         ORDER BY q.id
+           FOR UPDATE;
+    ELSE
+        RETURN QUERY SELECT embedmill.hold_many_items(p_item_ids, p_lease_tokens);
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION embedmill.hold_many_items(p_item_ids bigint[], p_lease_tokens bigint[])
+RETURNS SETOF bigint
+LANGUAGE sql SET enable_nestloop = off AS $$
+    WITH held AS MATERIALIZED (
+        SELECT id, lease_token
+          FROM embedmill.embedding_queue
+         WHERE id = ANY (p_item_ids)
+         ORDER BY id
+           FOR UPDATE
+    )
+    SELECT h.id
+      FROM held h
+      JOIN unnest(p_item_ids, p_lease_tokens) AS l (item_id, token) ON l.item_id = h.id AND l.token = h.lease_token
+$$;

@@ -1,0 +1,56 @@
+-- name: list
+-- Dead letters with what they are about, newest first: a whole item, or one chunk of it.
+SELECT l.id, l.created_at, l.reason, l.error_message, p.name, l.item_id, l.document_id, d.name, c.ordinal,
+       l.resolved_at, l.resolution
+  FROM embedmill.dead_letters l
+  JOIN embedmill.generations g ON g.id = l.generation_id
+  JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+  LEFT JOIN embedmill.knowledge_documents d ON d.id = l.document_id
+  LEFT JOIN embedmill.knowledge_chunks c ON c.id = l.chunk_id
+ WHERE l.tenant_id = %(tenant_id)s AND (%(resolved_too)s OR l.resolved_at IS NULL)
+   AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
+   AND (%(generation_ids)s::integer[] IS NULL OR l.generation_id = ANY (%(generation_ids)s::integer[]))
+   AND l.id < %(after)s
+ ORDER BY l.id DESC LIMIT %(limit)s;
+
+-- name: count
+-- Open dead letters that match, by reason.
+SELECT l.reason, count(*), count(DISTINCT l.document_id), min(l.id), max(l.id)
+  FROM embedmill.dead_letters l
+ WHERE l.tenant_id = %(tenant_id)s AND l.resolved_at IS NULL
+   AND (%(ids)s::bigint[] IS NULL OR l.id = ANY (%(ids)s::bigint[]))
+   AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
+   AND (%(generation_ids)s::integer[] IS NULL OR l.generation_id = ANY (%(generation_ids)s::integer[]))
+ GROUP BY l.reason ORDER BY l.reason;
+
+-- name: generations
+-- All generations of a pipeline.
+SELECT array_agg(g.id) FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+ WHERE p.tenant_id = %(tenant_id)s AND p.name = %(pipeline)s;
+
+-- name: next
+-- The next open ones that match, oldest first, with what was to be done.
+SELECT l.id, l.item_id, l.document_id, coalesce(h.operation::text, 'INSERT'), h.batch_id,
+       coalesce(h.priority::text, 'medium')
+  FROM embedmill.dead_letters l
+  LEFT JOIN LATERAL (SELECT e.operation, e.batch_id, e.priority FROM embedmill.embedding_queue_history e
+                      WHERE e.id = l.item_id LIMIT 1) h ON true
+ WHERE l.tenant_id = %(tenant_id)s AND l.resolved_at IS NULL AND l.id > %(after)s AND l.id <= %(last_id)s
+   AND (%(ids)s::bigint[] IS NULL OR l.id = ANY (%(ids)s::bigint[]))
+   AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
+   AND (%(generation_ids)s::integer[] IS NULL OR l.generation_id = ANY (%(generation_ids)s::integer[]))
+ ORDER BY l.id LIMIT %(limit)s;
+
+-- name: last_id
+-- The newest letter there is: what comes after it was not meant by whoever acts now.
+SELECT coalesce(max(id), 0) FROM embedmill.dead_letters;
+
+-- name: discard
+-- Dealt with by doing nothing; how many were open.
+UPDATE embedmill.dead_letters SET resolved_at = now(), resolution = 'discarded'
+ WHERE id = ANY (%(letter_ids)s) AND tenant_id = %(tenant_id)s AND resolved_at IS NULL
+RETURNING id;
+
+-- name: known
+-- Which of these letters there are, and how they were dealt with.
+SELECT id, resolution FROM embedmill.dead_letters WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s;
