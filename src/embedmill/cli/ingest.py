@@ -123,7 +123,7 @@ class _Run:
                 await self._until_interrupted(feeding)
             if delete_missing and not self._interrupted.is_set():
                 await ingestion.delete_missing(self._found, self._files, recursive=recursive, pattern=glob)
-            await self._until_embedded()
+            await self._until_embedded(name)
             if not self._interrupted.is_set():
                 await worker.settle_indexes()
             worker.stop()
@@ -156,13 +156,18 @@ class _Run:
             interrupted.cancel()
             feeding.cancel()
 
-    async def _until_embedded(self) -> None:
-        """Until every document of this run has ended, whoever embeds it."""
+    async def _until_embedded(self, name: str) -> None:
+        """Until every document of this run has ended, whoever embeds it; a paused pipeline is not waited for."""
         from embedmill.database.patience import patiently
         from embedmill.ingest.progress import is_settled
 
         while not self._interrupted.is_set() and self._fatal is None:
             if await patiently(lambda: is_settled(self._app.database, self._batch_id)):
+                return
+            if (await patiently(lambda: self._app.pipeline(name))).paused_at is not None:
+                self._fatal = (
+                    f"pipeline {name!r} is paused: `embedmill queue resume --pipeline {name}` goes on"
+                )
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._interrupted.wait(), _POLL_SECONDS)

@@ -3,16 +3,18 @@ failed. Owns the tries of a call; must not write a vector or decide what becomes
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from embedmill.core.batching import CallLimits, Unit
 from embedmill.core.breaker import FAILURES_TO_OPEN
 from embedmill.core.retrying import backoff_seconds
-from embedmill.database.patience import patiently
+from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Seat, Slot
@@ -28,7 +30,7 @@ from embedmill.errors import (
 )
 from embedmill.events import CallFailed, Event
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse, Purpose
-from embedmill.queue.quotas import BUCKET_SHARE, cool_down, grant_quota
+from embedmill.queue.quotas import BUCKET_SHARE, cool_down, grant_quota, settle_quota
 
 # A call is tried as often as it takes to open the breaker: when its tries are used up, either the breaker has opened,
 # or somebody else was answered meanwhile, and the failure is this call's own.
@@ -36,6 +38,8 @@ TRIES_IN_SLOT = FAILURES_TO_OPEN
 # A provider that says with a good answer that its limit is used up is left alone for no longer than this: should it
 # be wrong, or mean the time until the limit is whole again, the next answer says so.
 LONGEST_HOLD_SECONDS = 60.0
+# A grant that differs from what the provider counted by no more than this is left as it is.
+SETTLED_SHARE = 0.01
 # What a provider is asked, to see whether it takes anything at all.
 _HARMLESS = "embedmill"
 _HARMLESS_TOKENS = 8
@@ -63,6 +67,7 @@ class Caller:
         self._database = database
         self._generation = pipeline.generation
         self._quota_key = pipeline.quota_key
+        self._has_token_limit = pipeline.tokens_per_minute is not None or pipeline.uses_default_quota
         self._provider = provider
         self._persistence = persistence
         self._gate = gate
@@ -85,11 +90,11 @@ class Caller:
         """
         story = _Story()
         while await slot.regain():
-            await self._wait_for_quota(sum(unit.tokens for unit in units))
+            granted = await self._wait_for_quota(sum(unit.tokens for unit in units))
             await self._confirm_leases(units, holdings)
             if not units:
                 return None
-            begun = self._begin(units, story)
+            begun = self._begin(units, story, granted)
             try:
                 response = await self._ask([unit.text for unit in units], begun)
             except RateLimitedError as error:
@@ -138,10 +143,10 @@ class Caller:
     async def _make_trial(self) -> bool:
         unit = _harmless(_TRIAL_GROUP)
         try:
-            await self._wait_for_quota(unit.tokens)
+            granted = await self._wait_for_quota(unit.tokens)
         except RateLimitedError:
             return False
-        begun = self._begin([unit], _Story())
+        begun = self._begin([unit], _Story(), granted)
         try:
             response = await self._ask([unit.text], begun)
         except ProviderUnavailableError as error:
@@ -158,8 +163,9 @@ class Caller:
             await patiently(partial(self._persistence.record_call, begun.answered(response), []))
         return True
 
-    def _begin(self, units: Sequence[Unit], story: _Story) -> _Begun:
-        begun = _Begun(self._worker_id, units, self._gate.sent(self._seat, sum(u.tokens for u in units)))
+    def _begin(self, units: Sequence[Unit], story: _Story, granted: _Grant) -> _Begun:
+        sent_at = self._gate.sent(self._seat, sum(unit.tokens for unit in units))
+        begun = _Begun(self._worker_id, units, sent_at, granted)
         story.first_sent_at = min(story.first_sent_at, begun.sent_at)
         return begun
 
@@ -168,6 +174,7 @@ class Caller:
         check_storable(response.vectors, self._generation.storage)
         self._has_succeeded = True
         self._gate.succeeded(begun.sent_at, begun.tokens)
+        await self._settle(begun, response.tokens)
         if response.exhausted_seconds:
             await self._cool_down(
                 min(response.exhausted_seconds, LONGEST_HOLD_SECONDS),
@@ -175,15 +182,34 @@ class Caller:
             )
         return response
 
-    async def _wait_for_quota(self, tokens: int) -> None:
-        """Spend one call of the shared quota. RateLimitedError where that takes too long to wait for here."""
+    async def _settle(self, begun: _Begun, counted: int | None) -> None:
+        """Enter what the provider counted otherwise than was granted. Once, for it must not be repeated: what is lost
+        by a database that is away leaves the window within a minute."""
+        if not counted or not self._has_token_limit:
+            return
+        self._gate.counted(begun.tokens, counted)
+        more = counted - begun.granted.tokens
+        if abs(more) > SETTLED_SHARE * begun.granted.tokens:
+            age = time.monotonic() - begun.granted.at
+            with contextlib.suppress(*AWAY):
+                await settle_quota(self._database, self._quota_key, more, age)
+
+    async def _wait_for_quota(self, tokens: int) -> _Grant:
+        """Spend one call of the shared quota, of as many tokens as the provider will count. RateLimitedError where
+        that takes too long to wait for here."""
         waited = 0.0
-        grant = partial(grant_quota, self._database, self._quota_key, tokens)
-        while (wait := await patiently(grant)) > 0:
-            if waited + wait > LONGEST_WAIT_SECONDS or self._seat.is_over:
-                raise RateLimitedError("the quota is used up for now", retry_after_seconds=wait)
-            await self._seat.pause(wait)
-            waited += wait
+        expected = self._gate.expected(tokens)
+        grant = partial(grant_quota, self._database, self._quota_key, expected)
+        wait = await patiently(grant)
+        if wait > 0:
+            with self._gate.holding_back():
+                while wait > 0:
+                    if waited + wait > LONGEST_WAIT_SECONDS or self._seat.is_over:
+                        raise RateLimitedError("the quota is used up for now", retry_after_seconds=wait)
+                    await self._seat.pause(wait)
+                    waited += wait
+                    wait = await patiently(grant)
+        return _Grant(expected, time.monotonic())
 
     async def _confirm_leases(self, units: list[Unit], holdings: Holdings) -> None:
         """Whoever was frozen, or cannot say that it lives, asks what it still holds before it pays for it."""
@@ -240,11 +266,19 @@ class _Story:
         self.last_error: str | None = None
 
 
+class _Grant(NamedTuple):
+    """What of the quota was spent on a call, and when."""
+
+    tokens: int
+    at: float
+
+
 class _Begun:
     """A call that is out: what the ledger will say of it."""
 
-    def __init__(self, worker_id: UUID, units: Sequence[Unit], sent_at: float) -> None:
+    def __init__(self, worker_id: UUID, units: Sequence[Unit], sent_at: float, granted: _Grant) -> None:
         self.sent_at = sent_at
+        self.granted = granted
         self.tokens = sum(unit.tokens for unit in units)
         self._id = uuid4()
         self._worker_id = worker_id

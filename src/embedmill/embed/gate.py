@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from embedmill.core.breaker import Breaker, BreakerStatus
 from embedmill.core.concurrency import Concurrency, FairShares
@@ -27,6 +28,12 @@ TRIAL_REST_SECONDS = 0.5
 LONGEST_UNSTATED_DELAY_SECONDS = 60.0
 # So many items are remembered that failed while their provider was away.
 MOST_REMEMBERED = 10_000
+# So many calls of one process wait for the quota at a time: one, and the next that is being made ready meanwhile.
+# Those behind them are neither claimed nor packed yet: whoever has a turn when it is granted, has it.
+MOST_WAITING_FOR_QUOTA = 2
+# The weight of one call in what the provider counts for a token of ours, and how far off that is taken to be.
+COUNTING_WEIGHT = 0.1
+MOST_COUNTED = 2.0
 
 
 class ProviderAwayError(ProviderUnavailableError):
@@ -113,6 +120,8 @@ class Gate:
         self._seats: set[Seat] = set()
         self._waiting: dict[int, deque[tuple[Seat, asyncio.Future[bool]]]] = {}
         self._in_flight = 0
+        self._held_back = 0
+        self._counted_share = 1.0
         self._answered_at = float("-inf")
         self._unstated_in_a_row = 0
         self._failed_at: OrderedDict[int, float] = OrderedDict()
@@ -157,7 +166,7 @@ class Gate:
                 turn.set_result(False)
 
     def _hand_out(self) -> None:
-        while self._in_flight < self.concurrency.limit:
+        while self._in_flight < self.concurrency.limit and self._held_back < MOST_WAITING_FOR_QUOTA:
             for tenant_id, line in list(self._waiting.items()):
                 while line and line[0][1].done():
                     line.popleft()
@@ -168,6 +177,27 @@ class Gate:
             _, turn = self._waiting[self._shares.next(self._waiting)].popleft()
             self._in_flight += 1
             turn.set_result(True)
+
+    # The quota
+
+    @contextlib.contextmanager
+    def holding_back(self) -> Iterator[None]:
+        """While a call waits for the quota: those that would only wait behind it get no slot."""
+        self._held_back += 1
+        try:
+            yield
+        finally:
+            self._held_back -= 1
+            self._hand_out()
+
+    def expected(self, tokens: int) -> int:
+        """What the provider will count for so many tokens by our estimate, going by what it counted of late."""
+        return math.ceil(tokens * self._counted_share)
+
+    def counted(self, tokens: int, counted: int) -> None:
+        """The provider counted so many for `tokens` of ours."""
+        share = min(max(counted / max(tokens, 1), 1 / MOST_COUNTED), MOST_COUNTED)
+        self._counted_share += COUNTING_WEIGHT * (share - self._counted_share)
 
     # What became of calls
 

@@ -9,7 +9,9 @@
 -- The k-th of a lane has its turn at k / weight: where all wait, the lanes share a claim by their weights. The
 -- weight grows by itself once more for each period waited, so that nothing starves, also where every claim
 -- takes one item. Then each lane's share is locked in its own order, skipping what other workers hold.
--- `= ANY (ARRAY(...))` keeps the plan when statistics are stale.
+-- `= ANY (ARRAY(...))` keeps the plan when statistics are stale. One plan serves every size of claim, and it goes by
+-- the indexes: planned anew for each limit it would cost more than the claim, and one made while the table was
+-- tiny would scan it ever after. Where there is one tenant, there is nobody to be fair to: it is not charged.
 CREATE OR REPLACE FUNCTION embedmill.claim_items(
     p_worker_id uuid, p_generation_id integer, p_max_items integer, p_max_chunks bigint, p_max_tokens bigint,
     p_lease_seconds double precision)
@@ -18,18 +20,20 @@ RETURNS TABLE (
     document_id bigint, job_id uuid, source_type text, source_id text, operation embedmill.queue_operation,
     priority embedmill.queue_priority, usage_type text, estimated_tokens integer, retry_count smallint,
     batch_id uuid, metadata jsonb)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+AS $$
 #variable_conflict use_column
 DECLARE
     v record;
     v_most integer := p_max_items;
-    v_lanes integer;
     v_lane embedmill.queue_priority;
     v_weights jsonb := '{"high": 1, "medium": 1, "low": 1}';  -- of no account where one lane is alone
     v_aging double precision := 60;
 BEGIN
     -- The gate, and the head of each lane, in one statement.
     SELECT t.id AS tenant_id, t.max_processing_items AS cap,
+           EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> t.id) AS has_rivals,
            (SELECT q.available_at FROM embedmill.embedding_queue q
              WHERE q.generation_id = g.id AND q.priority = 'high' AND q.status IN ('pending', 'rate_limited')
                AND q.available_at <= now() ORDER BY q.available_at, q.id LIMIT 1) AS high,
@@ -45,13 +49,17 @@ BEGIN
       JOIN embedmill.tenants t ON t.id = g.tenant_id
      WHERE g.id = p_generation_id AND p.paused_at IS NULL
        AND (SELECT c.value::boolean FROM embedmill.embedding_queue_config c WHERE c.key = 'queue_enabled');
-    v_lanes := num_nonnulls(v.high, v.medium, v.low);
-    IF NOT FOUND OR v_lanes = 0 THEN
-        RETURN;
-    END IF;
-    IF v_lanes > 1 THEN
-        SELECT c.value INTO v_weights FROM embedmill.embedding_queue_config c WHERE c.key = 'priority_weights';
-        v_aging := embedmill.config_integer('priority_aging_seconds');
+    -- The lane that is alone; NULL where several wait.
+    v_lane := CASE num_nonnulls(v.high, v.medium, v.low)
+                  WHEN 1 THEN CASE WHEN v.medium IS NOT NULL THEN 'medium' WHEN v.high IS NOT NULL THEN 'high' ELSE 'low' END
+              END;
+    IF v_lane IS NULL THEN
+        IF coalesce(v.high, v.medium, v.low) IS NULL THEN
+            RETURN;
+        END IF;
+        SELECT w.value, a.value::double precision INTO v_weights, v_aging
+          FROM embedmill.embedding_queue_config w, embedmill.embedding_queue_config a
+         WHERE w.key = 'priority_weights' AND a.key = 'priority_aging_seconds';
     END IF;
     IF v.cap IS NOT NULL THEN
         -- In statements of their own: the count then sees what the claims before us have committed.
@@ -69,9 +77,7 @@ BEGIN
 
     -- One item: the first of the lane whose turn is next. Where others hold that whole lane, the long way.
     IF v_most = 1 THEN
-        IF v_lanes = 1 THEN
-            v_lane := CASE WHEN v.high IS NOT NULL THEN 'high' WHEN v.medium IS NOT NULL THEN 'medium' ELSE 'low' END;
-        ELSE
+        IF v_lane IS NULL THEN
             SELECT h.lane INTO v_lane
               FROM (VALUES ('high'::embedmill.queue_priority, v.high, v_weights -> 'high'),
                            ('medium', v.medium, v_weights -> 'medium'),
@@ -97,8 +103,10 @@ BEGIN
              INTO id, lease_token, lease_deadline, tenant_id, generation_id, document_id, job_id, source_type,
                   source_id, operation, priority, usage_type, estimated_tokens, retry_count, batch_id, metadata;
         IF FOUND THEN
-            INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
-            VALUES (v.tenant_id, p_generation_id, 'claimed', 1, claim_items.estimated_tokens);
+            IF v.has_rivals THEN
+                INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
+                VALUES (v.tenant_id, p_generation_id, 'claimed', 1, claim_items.estimated_tokens);
+            END IF;
             RETURN NEXT;
             RETURN;
         END IF;
@@ -154,7 +162,8 @@ BEGIN
                   q.metadata
     ), charged AS (
         INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
-        SELECT v.tenant_id, p_generation_id, 'claimed', count(*), sum(estimated_tokens) FROM taken HAVING count(*) > 0
+        SELECT v.tenant_id, p_generation_id, 'claimed', count(*), sum(estimated_tokens) FROM taken
+        HAVING v.has_rivals AND count(*) > 0
     )
     SELECT * FROM taken;
 END

@@ -32,38 +32,61 @@ $$;
 -- the ids of those that ended. Items with content are verified (complete_items) and their jobs advance; deletions
 -- are carried out; an item without content needs no look.
 CREATE OR REPLACE FUNCTION embedmill.finish_items(p_item_ids bigint[], p_lease_tokens bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
+    v embedmill.embedding_queue;
     v_done bigint[];
     v_generation_id integer;
     v_held bigint[];
     v_jobs uuid[];
 BEGIN
-    WITH ended AS (
-        -- One probe for each, in order of id; what has no lease has no token.
+    IF cardinality(p_item_ids) = 1 THEN
+        -- By hand for one: statements without a join begin sooner.
         DELETE FROM embedmill.embedding_queue q
-         USING (SELECT item_id, token FROM unnest(p_item_ids, p_lease_tokens) AS l (item_id, token)
-                 ORDER BY item_id) l
-         WHERE q.id = l.item_id AND q.lease_token = l.token AND q.document_id IS NULL
-        RETURNING q.*
-    ), moved AS (
-        INSERT INTO embedmill.embedding_queue_history
+         WHERE q.id = p_item_ids[1] AND q.lease_token = p_lease_tokens[1] AND q.document_id IS NULL
+        RETURNING q.* INTO v;
+        IF FOUND THEN
+            INSERT INTO embedmill.embedding_queue_history
             (id, tenant_id, generation_id, document_id, part, status, priority, operation, retry_count, max_retries,
              crash_count, estimated_tokens, actual_tokens, vector_count, rate_limit_delay_ms, created_at,
              processing_started_at, processing_completed_at, worker_id, job_id, batch_id, source_type, source_id,
              error_message, metadata)
-        SELECT e.id, e.tenant_id, e.generation_id, e.document_id, e.part, 'completed', e.priority, e.operation,
-               e.retry_count, e.max_retries, e.crash_count, e.estimated_tokens, e.actual_tokens, 0,
-               e.rate_limit_delay_ms, e.created_at, e.processing_started_at, clock_timestamp(), e.worker_id, e.job_id,
-               e.batch_id, e.source_type, e.source_id, e.error_message, e.metadata
-          FROM ended e
-        RETURNING id, tenant_id, generation_id
-    ), counted AS (
-        INSERT INTO embedmill.queue_changes (tenant_id, generation_id, day, status, items)
-        SELECT tenant_id, generation_id, (now() AT TIME ZONE 'UTC')::date, 'completed', count(*) FROM moved
-         GROUP BY tenant_id, generation_id
-    )
-    SELECT array_agg(id) INTO v_done FROM moved;
+            VALUES
+            (v.id, v.tenant_id, v.generation_id, v.document_id, v.part, 'completed', v.priority, v.operation,
+             v.retry_count, v.max_retries, v.crash_count, v.estimated_tokens, v.actual_tokens, 0,
+             v.rate_limit_delay_ms, v.created_at, v.processing_started_at, clock_timestamp(), v.worker_id, v.job_id,
+             v.batch_id, v.source_type, v.source_id, v.error_message, v.metadata);
+            INSERT INTO embedmill.queue_changes (tenant_id, generation_id, day, status, items)
+            VALUES (v.tenant_id, v.generation_id, (now() AT TIME ZONE 'UTC')::date, 'completed', 1);
+            RETURN p_item_ids;
+        END IF;
+    ELSE
+        WITH ended AS (
+            -- One probe for each, in order of id; what has no lease has no token.
+            DELETE FROM embedmill.embedding_queue q
+             USING (SELECT item_id, token FROM unnest(p_item_ids, p_lease_tokens) AS l (item_id, token)
+                     ORDER BY item_id) l
+             WHERE q.id = l.item_id AND q.lease_token = l.token AND q.document_id IS NULL
+            RETURNING q.*
+        ), moved AS (
+            INSERT INTO embedmill.embedding_queue_history
+                (id, tenant_id, generation_id, document_id, part, status, priority, operation, retry_count, max_retries,
+                 crash_count, estimated_tokens, actual_tokens, vector_count, rate_limit_delay_ms, created_at,
+                 processing_started_at, processing_completed_at, worker_id, job_id, batch_id, source_type, source_id,
+                 error_message, metadata)
+            SELECT e.id, e.tenant_id, e.generation_id, e.document_id, e.part, 'completed', e.priority, e.operation,
+                   e.retry_count, e.max_retries, e.crash_count, e.estimated_tokens, e.actual_tokens, 0,
+                   e.rate_limit_delay_ms, e.created_at, e.processing_started_at, clock_timestamp(), e.worker_id, e.job_id,
+                   e.batch_id, e.source_type, e.source_id, e.error_message, e.metadata
+              FROM ended e
+            RETURNING id, tenant_id, generation_id
+        ), counted AS (
+            INSERT INTO embedmill.queue_changes (tenant_id, generation_id, day, status, items)
+            SELECT tenant_id, generation_id, (now() AT TIME ZONE 'UTC')::date, 'completed', count(*) FROM moved
+             GROUP BY tenant_id, generation_id
+        )
+        SELECT array_agg(id) INTO v_done FROM moved;
+    END IF;
     IF cardinality(v_done) = cardinality(p_item_ids) THEN
         RETURN v_done;
     END IF;

@@ -98,7 +98,7 @@ BEGIN
                 'priorities share the turns', v_count, CASE WHEN v_count = 10000 THEN ' or more' ELSE '' END,
                 q.priority, v_others, CASE WHEN v_others >= 10000 THEN ' or more' ELSE '' END), NULL::timestamptz;
         ELSE
-            RETURN QUERY SELECT 'ready', 'nothing is before it: the next free worker takes it', NULL::timestamptz;
+            RETURN QUERY SELECT 'ready', 'nothing of its pipeline is before it', NULL::timestamptz;
         END IF;
     END IF;
 END

@@ -51,7 +51,7 @@ CREATE TABLE embedmill.queue_changes (
     tenant_id      integer NOT NULL,
     generation_id  integer NOT NULL,
     day            date,
-    status         text NOT NULL CHECK (status IN ('live', 'claimed', 'completed', 'failed', 'cancelled')),
+    status         text NOT NULL,                -- live, claimed, or how they ended
     items          integer NOT NULL,
     tokens         bigint NOT NULL DEFAULT 0
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
@@ -128,6 +128,21 @@ DROP INDEX embedmill.embedding_queue_document;
 CREATE INDEX embedding_queue_document ON embedmill.embedding_queue (document_id) WHERE document_id IS NOT NULL;
 -- A lookup for each item enqueued, for what happens once in a pipeline's life: functions/20_generations.sql does it.
 ALTER TABLE embedmill.embedding_queue DROP CONSTRAINT embedding_queue_generation_id_fkey;
+
+-- A check is read and compiled again by each statement, and every word of it costs: one for each table, without
+-- lists. The length of source_id is checked where it comes from, in knowledge_documents.
+ALTER TABLE embedmill.embedding_queue
+    DROP CONSTRAINT embedding_queue_check,
+    DROP CONSTRAINT embedding_queue_check1,
+    DROP CONSTRAINT embedding_queue_source_id_check,
+    DROP CONSTRAINT embedding_queue_status_check,
+    ADD CONSTRAINT embedding_queue_check CHECK (
+        (lease_token IS NULL) = (worker_id IS NULL)
+        AND CASE WHEN lease_token IS NULL THEN status = 'pending' OR status = 'rate_limited'
+                 ELSE status = 'processing' END);
+ALTER TABLE embedmill.embedding_queue_history
+    DROP CONSTRAINT embedding_queue_history_status_check,
+    ADD CONSTRAINT embedding_queue_history_check CHECK (status >= 'completed');     -- or failed, or cancelled
 
 -- Items name their document's own source.
 UPDATE embedmill.embedding_queue q
