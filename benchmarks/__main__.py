@@ -1,4 +1,5 @@
-"""`make bench`: every benchmark of the project alone, against physical limits; some minutes.
+"""`make bench`: every benchmark of the project alone, against physical limits. About half an hour: ratelimit takes
+nine minutes of it and starvation eight, for they wait for real minutes.
 
 python -m benchmarks [NAME ...]
 """
@@ -8,7 +9,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("commands", "ranking", "local_engine", "local_path", "writing", "memory", "chunking")
+ALL = (
+    "commands",
+    "ranking",
+    "local_engine",
+    "local_path",
+    "writing",
+    "memory",
+    "chunking",
+    "ratelimit",
+    "starvation",
+)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Four worker processes on a provider of 600 calls and 200,000 tokens a minute: what of it is used, and how often they
-hear 429, with the governor and without it. About 15 minutes (`--quick`: 2; its figures are not saved).
+hear 429, with the governor and without it. About 9 minutes (`--quick`: 2; its figures are not saved).
 
-    python -m benchmarks.ratelimit [--minutes 3.3] [--shapes calls tokens] [--quick]
+    python -m benchmarks.ratelimit [--minutes 3.15] [--shapes calls tokens] [--quick]
 
 The provider's own books are what counts: it runs in this process, and every call that arrives is noted with its time.
 """
@@ -12,23 +12,21 @@ import argparse
 import asyncio
 import os
 import random
+import signal
+import sys
 import tempfile
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
 from typing import Any, NamedTuple
 
 import msgspec
-from tests.support.commands import CommandLine
-from tests.support.provider.http import Connection
-from tests.support.provider.ledger import Ledger
 from tests.support.provider.options import Options
-from tests.support.provider.service import Service
 from tests.support.work import add_document, app_on, stand_in_pipeline
 
+from benchmarks.fleet import WORKERS, Arrival, Arrivals, drained, provider, texts_of, workers
 from benchmarks.results import save_result, show_table
 from benchmarks.servers import benchmark_database
 from embedmill.app import App
@@ -36,7 +34,7 @@ from embedmill.database.pipelines import Pipeline
 
 CALLS_PER_MINUTE = 600
 TOKENS_PER_MINUTE = 200_000
-WORKERS = 4
+MINUTE = 60.0
 STORM_SECONDS, STORM_CALLS, STORM_INPUTS = 40.0, 6, 20
 RETRY_AFTER_SECONDS = 2.0
 
@@ -55,80 +53,6 @@ SHAPES = {
 }
 
 
-class Arrival(NamedTuple):
-    """A call as the provider saw it come in."""
-
-    second: float
-    tokens: int
-    is_admitted: bool
-
-
-class Arrivals(Ledger):
-    """The stand-in's books, and every call with its time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls_seen: list[Arrival] = []
-
-    def admit(
-        self,
-        now: float,
-        tokens: int,
-        calls_limit: int | None,
-        tokens_limit: int | None,
-        window_seconds: float,
-    ) -> float:
-        wait = super().admit(now, tokens, calls_limit, tokens_limit, window_seconds)
-        self.calls_seen.append(Arrival(now, tokens, wait == 0))
-        return wait
-
-
-@asynccontextmanager
-async def provider(options: Options) -> AsyncIterator[tuple[str, Service, Arrivals]]:
-    """The stand-in within this process, which has nothing else to do: (base URL, service, books)."""
-    service = Service(options, time.monotonic, time.time)
-    service.ledger = books = Arrivals()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=1024)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", service, books
-    finally:
-        server.close()
-
-
-@asynccontextmanager
-async def workers(url: str, folder: Path) -> AsyncIterator[None]:
-    """Four `embedmill worker` processes, stopped in order."""
-    command = CommandLine(folder, url)
-    running = [command.start("worker") for _ in range(WORKERS)]
-    try:
-        yield
-    finally:
-        for process in running:
-            process.terminate()
-        await asyncio.gather(*(asyncio.to_thread(_reap, process) for process in running))
-
-
-def _reap(process: Popen[str]) -> None:
-    with suppress(TimeoutExpired):
-        process.communicate(timeout=60)
-        return
-    process.kill()
-    process.communicate()
-
-
-def texts_of(count: int, words: tuple[int, int], chance: random.Random) -> list[str]:
-    """Distinct texts. The provider counts the spaces between the words, and some documents are loosely set: what
-    it counts differs from our estimate by -3% to +9%, as tokenizers do."""
-    bias = chance.uniform(0.0, 0.12)
-    texts = []
-    for _ in range(count):
-        length = chance.randint(*words)
-        plain = [f"w{chance.randrange(10**9)}" for _ in range(length)]
-        texts.append("".join(word + ("  " if chance.random() < bias else " ") for word in plain).strip())
-    return texts
-
-
 async def enqueue(app: App, pipeline: Pipeline, chunks: int, words: tuple[int, int]) -> None:
     """Documents of 20 chunks."""
     chance = random.Random(7)
@@ -136,15 +60,8 @@ async def enqueue(app: App, pipeline: Pipeline, chunks: int, words: tuple[int, i
         await add_document(app, pipeline, f"document {number}", texts_of(20, words, chance))
 
 
-async def drained(app: App, pipeline: Pipeline) -> None:
-    """Wait until nothing of the pipeline lives in the queue."""
-    query = "SELECT count(*) FROM embedmill.embedding_queue WHERE generation_id = %s"
-    while (row := await app.database.fetch_one(query, (pipeline.generation.id,))) and row[0]:
-        await asyncio.sleep(0.25)
-
-
 async def scenario(
-    app: App, url: str, folder: Path, name: str, minutes: float, minute_seconds: float, *, governed: bool
+    app: App, url: str, folder: Path, name: str, minutes: float, *, governed: bool
 ) -> dict[str, Any]:
     """One shape of work, drained once."""
     shape = SHAPES[name]
@@ -154,7 +71,6 @@ async def scenario(
         latency_jitter_ms=100,
         calls_per_minute=CALLS_PER_MINUTE,
         tokens_per_minute=TOKENS_PER_MINUTE,
-        window_seconds=minute_seconds,
     )
     async with provider(options) as (base_url, _, books):
         pipeline = await stand_in_pipeline(
@@ -170,10 +86,10 @@ async def scenario(
         async with workers(url, folder):
             await drained(app, pipeline)
             seconds = time.monotonic() - begun
-        row = {
+        return {
             "limit that binds": name,
             "governor": "on" if governed else "off",
-            **shares(books.calls_seen, name, minute_seconds),
+            **shares(books.calls_seen, name, MINUTE),
             "429s": books.calls_by_status.get("429", 0),
             **await fates(app, pipeline),
             "paid most for one input": max(books.paid.values()),
@@ -181,10 +97,9 @@ async def scenario(
                 (await quota_writes(app) - asked_before) / max(1, books.calls_paid), 1
             ),
             "seconds to drain": round(seconds, 1),
-            "seconds at the limit": round(least_seconds(books, name, minute_seconds), 1),
+            "seconds at the limit": round(least_seconds(books, name, MINUTE), 1),
             "load": f"{load:.1f}-{os.getloadavg()[0]:.1f}",
         }
-    return row
 
 
 async def quota_writes(app: App) -> int:
@@ -236,9 +151,7 @@ def shares(calls: Sequence[Arrival], name: str, minute: float) -> dict[str, Any]
         "best sliding %": round(100 * max(sums) / limit, 1) if sums else None,
         "most calls in a minute": arrived_calls,
         "most tokens in a minute": arrived_tokens,
-        "longest silence s": round(
-            max(b.second - a.second for a, b in zip(served, served[1:], strict=False)), 2
-        ),
+        "longest silence s": round(max(b.second - a.second for a, b in pairwise(served)), 2),
     }
 
 
@@ -273,7 +186,7 @@ async def storm(app: App, url: str, folder: Path) -> dict[str, Any]:
         waves = STORM_SECONDS / RETRY_AFTER_SECONDS
         await enqueue(app, pipeline, int(STORM_INPUTS * STORM_CALLS * waves * 1.5), (10, 20))
         async with workers(url, folder):
-            while not books.calls_seen:
+            while not books.calls_seen:  # noqa: ASYNC110 - other processes
                 await asyncio.sleep(0.05)
             await asyncio.sleep(STORM_SECONDS)
             served, inputs, refused = (
@@ -300,26 +213,34 @@ async def storm(app: App, url: str, folder: Path) -> dict[str, Any]:
 
 
 async def measure(shapes: list[str], minutes: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    rows = []
+    """The storm, then the shapes at the same time, each on a server and with workers of its own."""
     with tempfile.TemporaryDirectory() as folder, benchmark_database() as url:
         async with app_on(url, Path(folder)) as app:
             storms = [await storm(app, url, Path(folder))]
-            show_table("A storm of 429 with Retry-After 2", storms)
-            for name in shapes:
-                for governed in (True, False):
-                    rows.append(
-                        await scenario(app, url, Path(folder), name, minutes, 60.0, governed=governed)
-                    )
-                    print(rows[-1], flush=True)
-    return rows, storms
+    show_table("A storm of 429 with Retry-After 2", storms)
+    rows = await asyncio.gather(*(one_shape(name, minutes) for name in shapes))
+    return [row for some in rows for row in some], storms
+
+
+async def one_shape(name: str, minutes: float) -> list[dict[str, Any]]:
+    """With the governor, then without."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, benchmark_database() as url:
+        async with app_on(url, Path(folder)) as app:
+            for governed in (True, False):
+                rows.append(await scenario(app, url, Path(folder), name, minutes, governed=governed))
+                print(rows[-1], flush=True)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=3.3, help="of work at the full limit, each run")
+    parser.add_argument("--minutes", type=float, default=3.15, help="of work at the full limit, each run")
     parser.add_argument("--shapes", nargs="*", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--quick", action="store_true", help="half a minute of work; nothing is saved")
     options = parser.parse_args()
+    # So that workers and server are stopped, also where somebody ends the run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     minutes = 0.5 if options.quick else options.minutes
     rows, storms = asyncio.run(measure(options.shapes, minutes))
     show_table("Use of 600 calls and 200,000 tokens a minute by four workers", rows)
@@ -328,7 +249,7 @@ def main() -> None:
             "ratelimit",
             [*({"what": "steady", **row} for row in rows), *({"what": "storm", **row} for row in storms)],
             {"calls_per_minute": CALLS_PER_MINUTE, "tokens_per_minute": TOKENS_PER_MINUTE, "workers": WORKERS,
-             "minutes_of_work": minutes},
+             "minutes_of_work": minutes, "shapes": "at the same time, each with a server and workers of its own"},
         )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 """Nobody starves: low priority under a flood of high, a small tenant beside a very large one, weights, caps. First by
-the claim alone, then by four worker processes (starvation_workers.py). About six minutes.
+the claim alone, then by four worker processes (starvation_workers.py). About eight minutes.
 
     python -m benchmarks.starvation [--pace 5] [--minutes 4] [--large 1000000] [--only claims|workers]
 
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -262,7 +264,9 @@ async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]
                 tables["cap"] = await caps(app, url, folder)
                 show_table("A cap of items in work", tables["cap"])
             if options.only != "claims":
-                tables.update(await starvation_workers.measure(app, url, folder))
+                for what, rows in (await starvation_workers.measure(app, url, folder)).items():
+                    tables[what] = rows
+                    show_table(what, rows)
     return tables
 
 
@@ -273,6 +277,8 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=1_000_000)
     parser.add_argument("--only", choices=("claims", "workers"))
     options = parser.parse_args()
+    # So that workers and server are stopped, also where somebody ends the run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = os.getloadavg()[0]
     tables = asyncio.run(measure(options))
     if options.only is None:

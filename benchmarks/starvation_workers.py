@@ -15,7 +15,7 @@ from uuid import uuid4
 from tests.support.provider.options import Options
 from tests.support.work import add_document, app_on
 
-from benchmarks.ratelimit import drained, provider, texts_of, workers
+from benchmarks.fleet import drained, provider, texts_of, workers
 from embedmill.app import App
 from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline
@@ -24,7 +24,7 @@ from embedmill.ports import ProviderSpec
 from embedmill.queue.sharing import create_tenant
 
 WORDS = (20, 40)
-LATENCY = {"latency_ms": 50, "latency_jitter_ms": 100, "dimensions": 64}
+ANSWERS = Options(latency_ms=50, latency_jitter_ms=100, dimensions=64)
 
 WAITS = """
 SELECT priority::text, count(*),
@@ -65,10 +65,10 @@ async def database_time(app: App) -> datetime:
     return moment
 
 
-async def flood(app: App, url: str, folder: Path, seconds: float = 100.0) -> list[dict[str, Any]]:
+async def flood(app: App, url: str, folder: Path, seconds: float = 90.0) -> list[dict[str, Any]]:
     """Documents of one chunk, nine of ten high, 25 a second where 20 are served (60 calls of 20 a minute)."""
     chance = random.Random(3)
-    async with provider(Options(**LATENCY)) as (base_url, _, _books):
+    async with provider(ANSWERS) as (base_url, _, _books):
         pipeline = await pipeline_on(app, base_url, "flooded", inputs=20, calls=60)
         batch = uuid4()
         stores = {p: Storing(app.database, pipeline, batch_id=batch, priority=p) for p in ("high", "low")}
@@ -110,7 +110,7 @@ async def small_beside_large(app: App, url: str, folder: Path, chunks: int = 20_
     """A tenant of ten chunks that comes five seconds after one of 20,000, on the same key of 600 calls."""
     chance = random.Random(4)
     async with AsyncExitStack() as stack:
-        base_url, _, _books = await stack.enter_async_context(provider(Options(**LATENCY)))
+        base_url, _, _books = await stack.enter_async_context(provider(ANSWERS))
         for slug in ("library", "visitor"):
             await create_tenant(app.database, slug, weight=1.0, max_processing_items=None, actor="benchmark")
         library = await stack.enter_async_context(app_on(url, folder, tenant="library"))
@@ -143,11 +143,11 @@ async def small_beside_large(app: App, url: str, folder: Path, chunks: int = 20_
     ]
 
 
-async def weights(app: App, url: str, folder: Path, seconds: float = 60.0) -> list[dict[str, Any]]:
+async def weights(app: App, url: str, folder: Path, seconds: float = 45.0) -> list[dict[str, Any]]:
     """Two tenants with more work than is served, weights 3 and 1, on one key of 300 calls a minute."""
     chance = random.Random(5)
     async with AsyncExitStack() as stack:
-        base_url, _, _books = await stack.enter_async_context(provider(Options(**LATENCY)))
+        base_url, _, _books = await stack.enter_async_context(provider(ANSWERS))
         pipelines: dict[str, Pipeline] = {}
         for slug, weight in (("heavy", 3.0), ("light", 1.0)):
             await create_tenant(

@@ -29,9 +29,10 @@ _FUNCTION = re.compile(
 )
 _VIEW = re.compile(r"^(?P<said>(?:--[^\n]*\n)*)CREATE OR REPLACE VIEW embedmill\.(?P<name>\w+)", re.MULTILINE)
 _CONSTRAINT = re.compile(r"^\s*(CHECK|UNIQUE|PRIMARY KEY|FOREIGN KEY|CONSTRAINT)\b")
+_ACTION = re.compile(r"^(ADD|ALTER|ATTACH|DETACH|DROP|ENABLE|FORCE|OWNER|RENAME|SET)\b")
 _HARMLESS = re.compile(
     r"^(ADD (FOREIGN KEY|CONSTRAINT|CHECK|UNIQUE)|SET \(|ENABLE |FORCE |DROP CONSTRAINT|"
-    r"ALTER COLUMN \w+ DROP NOT NULL|--)"
+    r"ALTER COLUMN \w+ DROP NOT NULL)"
 )
 
 
@@ -120,14 +121,14 @@ def _columns(body: str) -> Iterator[Column]:
 
 
 def _alter(table: Table, action: str) -> None:
-    """One action of an ALTER TABLE: each stands in a line of its own, with its comment."""
+    """One action of an ALTER TABLE: each begins a line of its own, with its comment; other lines go on with one."""
     added = re.match(r"ADD COLUMN (?:IF NOT EXISTS )?(.*)", action)
     dropped = re.match(r"DROP COLUMN (?:IF EXISTS )?(\w+),?$", action)
     if added:
         table.columns += _columns(f"    {added[1]}")
     elif dropped:
         table.columns = [column for column in table.columns if column.name != dropped[1]]
-    elif action and not _HARMLESS.match(action):
+    elif _ACTION.match(action) and not _HARMLESS.match(action):
         raise SystemExit(
             f"reference_tables.py does not understand: ALTER TABLE embedmill.{table.name} {action}"
         )

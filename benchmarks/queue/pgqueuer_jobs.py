@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from pgqueuer.db import AsyncpgDriver
 from pgqueuer.ports.repository import EntrypointExecutionParameter
 from pgqueuer.queries import Queries
 
-from benchmarks.queue.systems import Statements
+from benchmarks.queue.systems import PAYLOAD_SQL, Statements, payload
 
 _HEARTBEAT = timedelta(seconds=30)
 
@@ -27,7 +28,8 @@ class PgQueuerJobs:
     fill = (
         "ALTER TABLE pgqueuer DISABLE TRIGGER USER",
         "INSERT INTO pgqueuer (priority, status, entrypoint, payload, execute_after) SELECT n %% 3, 'queued', "
-        "'bench', convert_to('fill/' || n, 'UTF8'), now() - interval '1 hour' FROM generate_series(1, %(count)s) AS n",
+        f"'bench', convert_to({PAYLOAD_SQL}::text, 'UTF8'), now() - interval '1 hour' "
+        "FROM generate_series(1, %(count)s) AS n",
         "INSERT INTO pgqueuer_log (job_id, status, entrypoint, priority) SELECT id, 'queued', entrypoint, priority "
         "FROM pgqueuer",
         "ALTER TABLE pgqueuer ENABLE TRIGGER USER",
@@ -62,7 +64,7 @@ class PgQueuerJobs:
         payloads: list[bytes | None] = []
         for _ in range(count):
             self._number += 1
-            payloads.append(b"bench/%d" % self._number)
+            payloads.append(json.dumps(payload(f"bench/{self._number}")).encode())
         await self._queries[client].enqueue(["bench"] * count, payloads, [0] * count)
 
     async def claim(self, client: int, count: int) -> Sequence[Any]:
@@ -90,7 +92,7 @@ class PgQueuerJobs:
             enqueue_values=lambda n: [
                 b"{0}",
                 b"{bench}",
-                b"{raw/%d}" % n,
+                b"{%s}" % json.dumps("\\x" + json.dumps(payload(f"raw/{n}")).encode().hex()).encode(),
                 b"{00:00:00}",
                 b"{NULL}",
                 b'{"null"}',

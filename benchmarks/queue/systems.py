@@ -14,8 +14,28 @@ PLACES = {
     "procrastinate": "benchmarks.queue.procrastinate_jobs:ProcrastinateJobs",
     "pgqueuer": "benchmarks.queue.pgqueuer_jobs:PgQueuerJobs",
     "pgmq_style": "benchmarks.queue.pgmq_messages:PgmqMessages",
+    "pgmq_functions": "benchmarks.queue.pgmq_messages:PgmqFunctions",
 }
 PEER_ENVIRONMENT = frozenset({"procrastinate", "pgqueuer"})
+# What embedmill has in columns of an item, as filled in by the server; `payload` is the same for one job.
+PAYLOAD_SQL = (
+    "jsonb_build_object('tenant_id', 1, 'generation_id', 1, 'source_type', 'bench', 'source_id', 'fill/' || n, "
+    "'priority', 'medium', 'operation', 'INSERT', 'estimated_tokens', 10, 'metadata', '{}'::jsonb)"
+)
+
+
+def payload(source_id: str) -> dict[str, Any]:
+    """What a job says, for queues that keep it in one value: the same as a row of ours."""
+    return {
+        "tenant_id": 1,
+        "generation_id": 1,
+        "source_type": "bench",
+        "source_id": source_id,
+        "priority": "medium",
+        "operation": "INSERT",
+        "estimated_tokens": 10,
+        "metadata": {},
+    }
 
 
 @dataclass(frozen=True)

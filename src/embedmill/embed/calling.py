@@ -30,7 +30,7 @@ from embedmill.errors import (
 )
 from embedmill.events import CallFailed, Event
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse, Purpose
-from embedmill.queue.quotas import BUCKET_SHARE, cool_down, grant_quota, settle_quota
+from embedmill.queue.quotas import cool_down, grant_quota, largest_call, settle_quota
 
 # A call is tried as often as it takes to open the breaker: when its tries are used up, either the breaker has opened,
 # or somebody else was answered meanwhile, and the failure is this call's own.
@@ -67,7 +67,7 @@ class Caller:
         self._database = database
         self._generation = pipeline.generation
         self._quota_key = pipeline.quota_key
-        self._has_token_limit = pipeline.tokens_per_minute is not None or pipeline.uses_default_quota
+        self._has_token_limit = pipeline.tokens_per_minute is not None
         self._provider = provider
         self._persistence = persistence
         self._gate = gate
@@ -91,6 +91,7 @@ class Caller:
         story = _Story()
         while await slot.regain():
             granted = await self._wait_for_quota(sum(unit.tokens for unit in units))
+            slot.granted()
             await self._confirm_leases(units, holdings)
             if not units:
                 return None
@@ -201,14 +202,13 @@ class Caller:
         expected = self._gate.expected(tokens)
         grant = partial(grant_quota, self._database, self._quota_key, expected)
         wait = await patiently(grant)
-        if wait > 0:
-            with self._gate.holding_back():
-                while wait > 0:
-                    if waited + wait > LONGEST_WAIT_SECONDS or self._seat.is_over:
-                        raise RateLimitedError("the quota is used up for now", retry_after_seconds=wait)
-                    await self._seat.pause(wait)
-                    waited += wait
-                    wait = await patiently(grant)
+        self._gate.asked(has_to_wait=wait > 0)
+        while wait > 0:
+            if waited + wait > LONGEST_WAIT_SECONDS or self._seat.is_over:
+                raise RateLimitedError("the quota is used up for now", retry_after_seconds=wait)
+            await self._seat.pause(wait)
+            waited += wait
+            wait = await patiently(grant)
         return _Grant(expected, time.monotonic())
 
     async def _confirm_leases(self, units: list[Unit], holdings: Holdings) -> None:
@@ -309,9 +309,9 @@ def _harmless(group: str) -> Unit:
 
 
 def call_limits(pipeline: Pipeline, provider: EmbeddingProvider) -> CallLimits:
-    """What a call may hold: the provider's limits, and no more tokens than the quota's bucket."""
+    """What a call may hold: the provider's limits, and no more tokens than is good under the quota."""
     limits = provider.limits
     most_tokens = limits.max_tokens_per_call
     if pipeline.tokens_per_minute is not None:
-        most_tokens = min(most_tokens, max(1, int(pipeline.tokens_per_minute * BUCKET_SHARE)))
+        most_tokens = min(most_tokens, largest_call(pipeline.calls_per_minute, pipeline.tokens_per_minute))
     return CallLimits(limits.max_inputs_per_call, most_tokens)

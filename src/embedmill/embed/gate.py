@@ -14,7 +14,7 @@ import math
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 from embedmill.core.breaker import Breaker, BreakerStatus
 from embedmill.core.concurrency import Concurrency, FairShares
@@ -28,9 +28,9 @@ TRIAL_REST_SECONDS = 0.5
 LONGEST_UNSTATED_DELAY_SECONDS = 60.0
 # So many items are remembered that failed while their provider was away.
 MOST_REMEMBERED = 10_000
-# So many calls of one process wait for the quota at a time: one, and the next that is being made ready meanwhile.
-# Those behind them are neither claimed nor packed yet: whoever has a turn when it is granted, has it.
-MOST_WAITING_FOR_QUOTA = 2
+# Where the quota binds, so many calls of one process have a slot and no grant yet: one that waits, and the next that
+# is being made ready meanwhile. Those behind them are neither claimed nor packed: whose turn it is, is decided late.
+MOST_UNGRANTED = 2
 # The weight of one call in what the provider counts for a token of ours, and how far off that is taken to be.
 COUNTING_WEIGHT = 0.1
 MOST_COUNTED = 2.0
@@ -83,15 +83,23 @@ class Slot:
         self._gate = gate
         self._seat = seat
         self._is_held = False
+        self._awaits_grant = False
 
     async def regain(self) -> bool:
         """Wait for our turn, unless we hold the slot; False where the seat is over first."""
         if not self._is_held:
-            self._is_held = await self._gate.admit(self._seat)
+            self._is_held = self._awaits_grant = await self._gate.admit(self._seat)
         return self._is_held
+
+    def granted(self) -> None:
+        """The quota allows its call: the next one may be made ready."""
+        if self._awaits_grant:
+            self._awaits_grant = False
+            self._gate.granted()
 
     def release(self) -> None:
         """May be called more than once."""
+        self.granted()
         if self._is_held:
             self._is_held = False
             self._gate.free()
@@ -120,7 +128,8 @@ class Gate:
         self._seats: set[Seat] = set()
         self._waiting: dict[int, deque[tuple[Seat, asyncio.Future[bool]]]] = {}
         self._in_flight = 0
-        self._held_back = 0
+        self._ungranted = 0
+        self._quota_binds = False
         self._counted_share = 1.0
         self._answered_at = float("-inf")
         self._unstated_in_a_row = 0
@@ -151,6 +160,7 @@ class Gate:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
+                self._ungranted -= 1
                 self.free()
             raise
 
@@ -166,7 +176,9 @@ class Gate:
                 turn.set_result(False)
 
     def _hand_out(self) -> None:
-        while self._in_flight < self.concurrency.limit and self._held_back < MOST_WAITING_FOR_QUOTA:
+        while self._in_flight < self.concurrency.limit and not (
+            self._quota_binds and self._ungranted >= MOST_UNGRANTED
+        ):
             for tenant_id, line in list(self._waiting.items()):
                 while line and line[0][1].done():
                     line.popleft()
@@ -176,19 +188,19 @@ class Gate:
                 return
             _, turn = self._waiting[self._shares.next(self._waiting)].popleft()
             self._in_flight += 1
+            self._ungranted += 1
             turn.set_result(True)
 
     # The quota
 
-    @contextlib.contextmanager
-    def holding_back(self) -> Iterator[None]:
-        """While a call waits for the quota: those that would only wait behind it get no slot."""
-        self._held_back += 1
-        try:
-            yield
-        finally:
-            self._held_back -= 1
-            self._hand_out()
+    def asked(self, *, has_to_wait: bool) -> None:
+        """The quota was asked for a call: whether it binds for now."""
+        self._quota_binds = has_to_wait
+
+    def granted(self) -> None:
+        """A call that has a slot got its grant, or needs none any more."""
+        self._ungranted -= 1
+        self._hand_out()
 
     def expected(self, tokens: int) -> int:
         """What the provider will count for so many tokens by our estimate, going by what it counted of late."""

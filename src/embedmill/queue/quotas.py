@@ -8,8 +8,18 @@ from embedmill.database.queries import load_queries
 
 _SQL = load_queries("embedmill.queue", "queue.sql")
 
-# A bucket holds 3% of a minute's tokens (functions/50_quotas.sql): a call within it never has to borrow.
-BUCKET_SHARE = 0.03
+# A call's part of a minute's tokens. The window is filled up by whole calls: the smaller they are, the less of it
+# stays empty. Above 3% a call holds the others up (functions/50_quotas.sql).
+LEAST_CALL_SHARE = 0.015
+MOST_CALL_SHARE = 0.03
+# Where calls are scarce too, they are large enough that tokens bind, also when they are not quite full.
+ROOM_IN_CALLS = 1.2
+
+
+def largest_call(calls_per_minute: int | None, tokens_per_minute: int) -> int:
+    """The most tokens that one call should hold under these limits, so that nearly all of them can be used."""
+    share = LEAST_CALL_SHARE if calls_per_minute is None else ROOM_IN_CALLS / calls_per_minute
+    return max(1, int(tokens_per_minute * min(max(share, LEAST_CALL_SHARE), MOST_CALL_SHARE)))
 
 
 async def grant_quota(database: Database, quota_key: str, tokens: int) -> float:

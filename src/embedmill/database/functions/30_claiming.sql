@@ -27,10 +27,62 @@ AS $$
 DECLARE
     v record;
     v_most integer := p_max_items;
-    v_lane embedmill.queue_priority;
-    v_weights jsonb := '{"high": 1, "medium": 1, "low": 1}';  -- of no account where one lane is alone
-    v_aging double precision := 60;
+    v_weights jsonb;
+    v_aging double precision;
+    v_has_rivals boolean;
 BEGIN
+    -- One item, and no cap to count under a lock: all in one statement, since to begin one costs more than to run it.
+    -- Where others hold the whole lane whose turn it is, the long way.
+    IF p_max_items = 1 THEN
+        UPDATE embedmill.embedding_queue q
+           SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
+               lease_deadline = now() + make_interval(secs => p_lease_seconds),
+               processing_started_at = now(), rate_limit_delay_ms = NULL
+         WHERE q.id = (
+            SELECT i.id FROM embedmill.embedding_queue i
+             WHERE i.generation_id = p_generation_id AND i.status IN ('pending', 'rate_limited')
+               AND i.available_at <= now() AND i.priority = (
+                SELECT lane.priority
+                  FROM (VALUES ('high'::embedmill.queue_priority, 'high'), ('medium', 'medium'), ('low', 'low'))
+                       AS lane (priority, name)
+                 CROSS JOIN LATERAL (
+                    SELECT h.available_at FROM embedmill.embedding_queue h
+                     WHERE h.generation_id = p_generation_id AND h.priority = lane.priority
+                       AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
+                     ORDER BY h.available_at, h.id LIMIT 1) head
+                 WHERE (SELECT p.paused_at IS NULL AND t.max_processing_items IS NULL
+                          FROM embedmill.generations g
+                          JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+                          JOIN embedmill.tenants t ON t.id = g.tenant_id
+                         WHERE g.id = p_generation_id)
+                   AND (SELECT c.value::boolean FROM embedmill.embedding_queue_config c WHERE c.key = 'queue_enabled')
+                 ORDER BY ((SELECT c.value FROM embedmill.embedding_queue_config c WHERE c.key = 'priority_weights')
+                            -> lane.name)::double precision
+                          * (1 + date_part('epoch', now() - head.available_at)
+                                 / (SELECT c.value::double precision FROM embedmill.embedding_queue_config c
+                                     WHERE c.key = 'priority_aging_seconds')) DESC,
+                          lane.priority
+                 LIMIT 1)
+             ORDER BY i.available_at, i.id
+             LIMIT 1
+               FOR UPDATE SKIP LOCKED)
+        RETURNING q.id, q.lease_token, q.lease_deadline, q.tenant_id, q.generation_id, q.document_id, q.job_id,
+                  q.source_type, q.source_id, q.operation, q.priority, q.usage_type, q.estimated_tokens,
+                  q.retry_count, q.batch_id, q.metadata,
+                  EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> q.tenant_id)
+             INTO id, lease_token, lease_deadline, tenant_id, generation_id, document_id, job_id, source_type,
+                  source_id, operation, priority, usage_type, estimated_tokens, retry_count, batch_id, metadata,
+                  v_has_rivals;
+        IF FOUND THEN
+            IF v_has_rivals THEN
+                INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
+                VALUES (claim_items.tenant_id, p_generation_id, 'claimed', 1, claim_items.estimated_tokens);
+            END IF;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+
     -- The gate, and the head of each lane, in one statement.
     SELECT t.id AS tenant_id, t.max_processing_items AS cap,
            EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> t.id) AS has_rivals,
@@ -49,18 +101,17 @@ BEGIN
       JOIN embedmill.tenants t ON t.id = g.tenant_id
      WHERE g.id = p_generation_id AND p.paused_at IS NULL
        AND (SELECT c.value::boolean FROM embedmill.embedding_queue_config c WHERE c.key = 'queue_enabled');
-    -- The lane that is alone; NULL where several wait.
-    v_lane := CASE num_nonnulls(v.high, v.medium, v.low)
-                  WHEN 1 THEN CASE WHEN v.medium IS NOT NULL THEN 'medium' WHEN v.high IS NOT NULL THEN 'high' ELSE 'low' END
-              END;
-    IF v_lane IS NULL THEN
-        IF coalesce(v.high, v.medium, v.low) IS NULL THEN
+    CASE num_nonnulls(v.high, v.medium, v.low)
+        WHEN 0 THEN
             RETURN;
-        END IF;
-        SELECT w.value, a.value::double precision INTO v_weights, v_aging
-          FROM embedmill.embedding_queue_config w, embedmill.embedding_queue_config a
-         WHERE w.key = 'priority_weights' AND a.key = 'priority_aging_seconds';
-    END IF;
+        WHEN 1 THEN
+            v_weights := '{"high": 1, "medium": 1, "low": 1}';  -- of no account where one lane is alone
+            v_aging := 60;
+        ELSE
+            SELECT w.value, a.value::double precision INTO v_weights, v_aging
+              FROM embedmill.embedding_queue_config w, embedmill.embedding_queue_config a
+             WHERE w.key = 'priority_weights' AND a.key = 'priority_aging_seconds';
+    END CASE;
     IF v.cap IS NOT NULL THEN
         -- In statements of their own: the count then sees what the claims before us have committed.
         PERFORM FROM embedmill.tenants t WHERE t.id = v.tenant_id FOR NO KEY UPDATE;
@@ -71,43 +122,6 @@ BEGIN
                  WHERE q.status = 'processing' AND q.tenant_id = v.tenant_id
                  ORDER BY q.worker_id, q.lease_deadline LIMIT v.cap) working));
         IF v_most <= 0 THEN
-            RETURN;
-        END IF;
-    END IF;
-
-    -- One item: the first of the lane whose turn is next. Where others hold that whole lane, the long way.
-    IF v_most = 1 THEN
-        IF v_lane IS NULL THEN
-            SELECT h.lane INTO v_lane
-              FROM (VALUES ('high'::embedmill.queue_priority, v.high, v_weights -> 'high'),
-                           ('medium', v.medium, v_weights -> 'medium'),
-                           ('low', v.low, v_weights -> 'low')) AS h (lane, available_at, weight)
-             WHERE h.available_at IS NOT NULL
-             ORDER BY h.weight::double precision * (1 + extract(epoch FROM now() - h.available_at) / v_aging) DESC,
-                      h.lane
-             LIMIT 1;
-        END IF;
-        UPDATE embedmill.embedding_queue q
-           SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
-               lease_deadline = now() + make_interval(secs => p_lease_seconds),
-               processing_started_at = now(), rate_limit_delay_ms = NULL
-         WHERE q.id = (SELECT h.id FROM embedmill.embedding_queue h
-                        WHERE h.generation_id = p_generation_id AND h.priority = v_lane
-                          AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
-                        ORDER BY h.available_at, h.id
-                        LIMIT 1
-                          FOR UPDATE SKIP LOCKED)
-        RETURNING q.id, q.lease_token, q.lease_deadline, q.tenant_id, q.generation_id, q.document_id, q.job_id, q.source_type,
-                  q.source_id, q.operation, q.priority, q.usage_type, q.estimated_tokens, q.retry_count, q.batch_id,
-                  q.metadata
-             INTO id, lease_token, lease_deadline, tenant_id, generation_id, document_id, job_id, source_type,
-                  source_id, operation, priority, usage_type, estimated_tokens, retry_count, batch_id, metadata;
-        IF FOUND THEN
-            IF v.has_rivals THEN
-                INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
-                VALUES (v.tenant_id, p_generation_id, 'claimed', 1, claim_items.estimated_tokens);
-            END IF;
-            RETURN NEXT;
             RETURN;
         END IF;
     END IF;
@@ -172,7 +186,7 @@ $$;
 -- Generations with ready items, those of the tenant that has had the least first: one index probe for each
 -- generation, however long the queue.
 CREATE OR REPLACE FUNCTION embedmill.ready_generations() RETURNS TABLE (generation_id integer, tenant_id integer)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     v_generations integer[];
     v_tenants integer[];
@@ -210,7 +224,7 @@ $$;
 -- returns those ids. What is not returned was lost to a rescue, a change or a cancellation.
 -- For many the planner takes any array for ten elements: told not to loop, it hashes, and thousands cost no square.
 CREATE OR REPLACE FUNCTION embedmill.hold_items(p_item_ids bigint[], p_lease_tokens bigint[]) RETURNS SETOF bigint
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
     IF cardinality(p_item_ids) <= 20 THEN
         -- A token was given once, for one item: no need to pair them. What has no lease has no token.
@@ -227,7 +241,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION embedmill.hold_many_items(p_item_ids bigint[], p_lease_tokens bigint[])
 RETURNS SETOF bigint
-LANGUAGE sql SET enable_nestloop = off AS $$
+LANGUAGE sql SET enable_nestloop = off SET enable_seqscan = off AS $$
     WITH held AS MATERIALIZED (
         SELECT id, lease_token
           FROM embedmill.embedding_queue

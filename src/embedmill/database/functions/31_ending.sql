@@ -5,7 +5,7 @@
 CREATE OR REPLACE FUNCTION embedmill.end_items(
     p_item_ids bigint[], p_status embedmill.queue_status, p_error_message text, p_vector_counts integer[])
 RETURNS void
-LANGUAGE sql SET enable_nestloop = off SET enable_hashjoin = on AS $$
+LANGUAGE sql SET enable_nestloop = off SET enable_hashjoin = on SET enable_seqscan = off AS $$
     WITH ended AS (
         DELETE FROM embedmill.embedding_queue WHERE id = ANY (p_item_ids) RETURNING *
     ), moved AS (
@@ -30,7 +30,7 @@ $$;
 
 -- Ends claimed items as completed, fenced by their tokens, where nothing else is to be written with them; returns
 -- the ids of those that ended. Items with content are verified (complete_items) and their jobs advance; deletions
--- are carried out; an item without content needs no look.
+-- are carried out; an item without content needs no look. By index, also with a plan made while the table was tiny.
 CREATE OR REPLACE FUNCTION embedmill.finish_items(p_item_ids bigint[], p_lease_tokens bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
@@ -142,7 +142,7 @@ CREATE OR REPLACE FUNCTION embedmill.return_items(
     p_item_ids bigint[], p_lease_tokens bigint[], p_status embedmill.queue_status, p_attempt integer,
     p_delay_ms bigint, p_reason text, p_error_message text)
 RETURNS bigint[]
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_held bigint[] := ARRAY(SELECT embedmill.hold_items(p_item_ids, p_lease_tokens));
     v_dead bigint[];
@@ -151,7 +151,9 @@ BEGIN
         -- The tenant has not had what it was charged for.
         INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items, tokens)
         SELECT tenant_id, generation_id, 'claimed', -count(*), -sum(estimated_tokens)
-          FROM embedmill.embedding_queue WHERE id = ANY (v_held) GROUP BY tenant_id, generation_id;
+          FROM embedmill.embedding_queue q
+         WHERE id = ANY (v_held) AND EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> q.tenant_id)
+         GROUP BY tenant_id, generation_id;
     END IF;
     UPDATE embedmill.embedding_queue
        SET status = p_status, lease_token = NULL, lease_deadline = NULL, worker_id = NULL,
@@ -170,7 +172,7 @@ $$;
 
 -- Ends (locked) items as failed, with a dead letter for each, and their jobs with them.
 CREATE OR REPLACE FUNCTION embedmill.bury_items(p_item_ids bigint[], p_reason text, p_error_message text) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     IF coalesce(cardinality(p_item_ids), 0) = 0 THEN
         RETURN;
@@ -190,7 +192,7 @@ $$;
 -- Ends live items as cancelled, whatever they are at: a worker that holds one finds its lease void and writes
 -- nothing more. A job that has none left is cancelled with them. Returns the ids of those that were live.
 CREATE OR REPLACE FUNCTION embedmill.cancel_items(p_item_ids bigint[], p_message text) RETURNS bigint[]
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_ids bigint[] := ARRAY(SELECT id FROM embedmill.embedding_queue WHERE id = ANY (p_item_ids) ORDER BY id FOR UPDATE);
     v_jobs uuid[] := ARRAY(SELECT DISTINCT job_id FROM embedmill.embedding_queue

@@ -3,8 +3,9 @@
 -- Two gates, both under the row's lock and by the database's clock. The buckets pace: they refill at 96% of the
 -- limit and hold at most 3% of it, so calls come evenly. A call is granted where there is no debt and may leave
 -- one: were its whole size asked for first, small calls would for ever take what a large one waits for. The
--- window guarantees: what was granted in each of the last 61 seconds is known, and no grant takes their sum beyond
--- the limit, however calls were sized.
+-- window guarantees: what was granted in each second is known, and no grant takes the sum of the last 61 (up to
+-- 62, for it counts whole seconds) beyond the limit, however calls were sized. The provider counts when a call
+-- arrives, and its minute is of 60: so a call may be a second on its way.
 
 -- The limits that hold for a key: its own, or the configured defaults where it asks for them.
 CREATE OR REPLACE FUNCTION embedmill.quota_limits(
@@ -35,7 +36,7 @@ BEGIN
 END
 $$;
 
--- When a sum over the last 61 seconds has room for more: 0 if now, else the seconds until enough of it has
+-- When a sum over the last 61 seconds and the one begun has room for more: 0 if now, else the seconds until enough of it has
 -- passed. More than the limit in one call is granted when the minute is empty: it could never be sent else.
 CREATE OR REPLACE FUNCTION embedmill.window_wait(
     p_window bigint[], p_now double precision, p_limit bigint, p_more bigint)
@@ -45,10 +46,10 @@ DECLARE
     v_second bigint := floor(p_now);
     v_sum bigint := 0;
 BEGIN
-    FOR age IN 0 .. 60 LOOP
+    FOR age IN 0 .. 61 LOOP
         v_sum := v_sum + p_window[(v_second - age) % 64 + 1];
         IF v_sum > 0 AND v_sum + p_more > p_limit THEN
-            RETURN v_second - age + 61 - p_now;
+            RETURN v_second - age + 62 - p_now;
         END IF;
     END LOOP;
     RETURN 0;
@@ -56,7 +57,8 @@ END
 $$;
 
 -- Spends one call of p_tokens if both gates allow it; returns 0 then, else the milliseconds to wait.
--- All or nothing. Callers keep calls below 3% of the tokens where they can: what is larger holds the others up.
+-- All or nothing. Callers keep calls below 3% of the tokens where they can: what is larger holds the others up, and
+-- leaves more of the window empty, which is filled by whole calls.
 -- p_now is for tests: the database's clock otherwise.
 CREATE OR REPLACE FUNCTION embedmill.grant_quota(
     p_quota_key text, p_tokens integer, p_now timestamptz DEFAULT clock_timestamp())
@@ -138,7 +140,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT * INTO STRICT q FROM embedmill.quotas WHERE quota_key = p_quota_key FOR UPDATE;
-    IF v_second >= q.window_second - 60 THEN
+    IF v_second >= q.window_second - 61 THEN
         v_slot := least(v_second, q.window_second) % 64 + 1;
         q.window_tokens[v_slot] := greatest(q.window_tokens[v_slot] + p_tokens, 0);
     END IF;

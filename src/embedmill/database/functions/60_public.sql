@@ -53,49 +53,75 @@ RETURNS TABLE (
     document_id bigint, estimated_tokens integer, retry_count smallint, batch_id uuid, metadata jsonb)
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_generation_id integer;
-    -- One pipeline needs no search for whose turn it is; tenants may each have one of the same name.
-    v_is_one boolean := p_pipeline IS NOT NULL
-        AND (p_tenant IS NOT NULL OR (SELECT count(*) FROM embedmill.pipelines p WHERE p.name = p_pipeline) = 1);
+    v record;
+    v_is_one boolean := false;
 BEGIN
     IF p_batch_size < 1 THEN
         RAISE EXCEPTION 'a batch is of 1 item at least, not %', p_batch_size USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM embedmill.heartbeat(p_worker_id, coalesce(p_pipeline, 'any pipeline'));
-    FOR v_generation_id IN
-        SELECT g.id
+    -- Where no worker of embedmill's own sweeps, somebody must.
+    IF random() < 0.01 THEN
+        PERFORM embedmill.fold_queue_changes();
+    END IF;
+    -- One pipeline needs no search for whose turn it is; tenants may each have one of the same name. What a claim must
+    -- know is read at once, and whether the worker has to say again that it lives (heartbeat).
+    FOR v IN
+        SELECT g.id AS generation_id, t.slug, p.name, p.quota_key, w.worker_id IS NULL AS is_silent,
+               coalesce(p_batch_size,
+                        (SELECT c.value::integer FROM embedmill.embedding_queue_config c WHERE c.key = 'batch_size')
+               ) AS items,
+               (SELECT c.value::bigint FROM embedmill.embedding_queue_config c WHERE c.key = 'lease_seconds') AS seconds
           FROM embedmill.pipelines p
           JOIN embedmill.tenants t ON t.id = p.tenant_id
           JOIN embedmill.generations g ON g.pipeline_id = p.id
-         WHERE v_is_one AND p.name = p_pipeline AND (p_tenant IS NULL OR t.slug = p_tenant)
-        UNION ALL
-        (SELECT r.generation_id
-           FROM embedmill.ready_generations() WITH ORDINALITY AS r (generation_id, tenant_id, turn)
-           JOIN embedmill.generations g ON g.id = r.generation_id
-           JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-           JOIN embedmill.tenants t ON t.id = r.tenant_id
-          WHERE NOT v_is_one AND (p_pipeline IS NULL OR p.name = p_pipeline) AND (p_tenant IS NULL OR t.slug = p_tenant)
-          ORDER BY r.turn)
+          LEFT JOIN embedmill.embedding_queue_workers w
+            ON w.worker_id = p_worker_id AND w.status = 'active' AND w.current_work = p_pipeline
+               AND w.heartbeat_at > clock_timestamp() - make_interval(secs => w.heartbeat_interval_ms / 10000.0)
+         WHERE p.name = p_pipeline AND (p_tenant IS NULL OR t.slug = p_tenant)
+           AND (p_tenant IS NOT NULL
+                OR NOT EXISTS (SELECT FROM embedmill.pipelines o WHERE o.name = p_pipeline AND o.id <> p.id))
     LOOP
+        IF v.is_silent AND NOT v_is_one THEN
+            PERFORM embedmill.heartbeat(p_worker_id, p_pipeline);
+        END IF;
+        v_is_one := true;
         RETURN QUERY
-        SELECT c.id, c.lease_token, c.lease_deadline, t.slug, p.name, p.quota_key, c.source_type, c.source_id,
+        SELECT c.id, c.lease_token, c.lease_deadline, v.slug, v.name, v.quota_key, c.source_type, c.source_id,
                c.operation, c.priority, c.document_id, c.estimated_tokens, c.retry_count, c.batch_id, c.metadata
-          FROM embedmill.claim_items(
-                   p_worker_id, v_generation_id,
-                   coalesce(p_batch_size, embedmill.config_integer('batch_size')::integer),
-                   9223372036854775807, 9223372036854775807, embedmill.config_integer('lease_seconds')) AS c
-          JOIN embedmill.generations g ON g.id = c.generation_id
-          JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-          JOIN embedmill.tenants t ON t.id = c.tenant_id
+          FROM embedmill.claim_items(p_worker_id, v.generation_id, v.items, 9223372036854775807, 9223372036854775807,
+                                     v.seconds) AS c
          ORDER BY c.priority, c.id;
         IF FOUND THEN
-            -- Where no worker of embedmill's own sweeps, somebody must.
-            IF random() < 0.01 THEN
-                PERFORM embedmill.fold_queue_changes();
-            END IF;
             RETURN;
         END IF;
     END LOOP;
+    IF NOT v_is_one THEN
+        PERFORM embedmill.heartbeat(p_worker_id, coalesce(p_pipeline, 'any pipeline'));
+        FOR v IN
+            SELECT r.generation_id
+              FROM embedmill.ready_generations() WITH ORDINALITY AS r (generation_id, tenant_id, turn)
+              JOIN embedmill.generations g ON g.id = r.generation_id
+              JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+              JOIN embedmill.tenants t ON t.id = r.tenant_id
+             WHERE (p_pipeline IS NULL OR p.name = p_pipeline) AND (p_tenant IS NULL OR t.slug = p_tenant)
+             ORDER BY r.turn
+        LOOP
+            RETURN QUERY
+            SELECT c.id, c.lease_token, c.lease_deadline, t.slug, p.name, p.quota_key, c.source_type, c.source_id,
+                   c.operation, c.priority, c.document_id, c.estimated_tokens, c.retry_count, c.batch_id, c.metadata
+              FROM embedmill.claim_items(
+                       p_worker_id, v.generation_id,
+                       coalesce(p_batch_size, embedmill.config_integer('batch_size')::integer),
+                       9223372036854775807, 9223372036854775807, embedmill.config_integer('lease_seconds')) AS c
+              JOIN embedmill.generations g ON g.id = c.generation_id
+              JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+              JOIN embedmill.tenants t ON t.id = c.tenant_id
+             ORDER BY c.priority, c.id;
+            IF FOUND THEN
+                RETURN;
+            END IF;
+        END LOOP;
+    END IF;
     -- Nothing is ready: what the dead have left may be.
     IF embedmill.rescue_items('{}') > 0 THEN
         RETURN QUERY SELECT * FROM embedmill.get_next_embedding_batch(p_worker_id, p_batch_size, p_pipeline, p_tenant);
@@ -258,12 +284,78 @@ RETURNS TABLE (
     item_id bigint, lease_token bigint, lease_deadline timestamptz, tenant text, pipeline text, quota_key text,
     source_type text, source_id text, operation embedmill.queue_operation, priority embedmill.queue_priority,
     document_id bigint, estimated_tokens integer, retry_count smallint, batch_id uuid, metadata jsonb)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+AS $$
+DECLARE
+    v_ended bigint[];
+    v_generation_id integer;
+    v_tenant text;
+    v_quota_key text;
+    v_seconds double precision;
+    v_is_silent boolean;
 BEGIN
-    IF cardinality(embedmill.finish_items(p_done_item_ids, p_done_lease_tokens)) < cardinality(p_done_item_ids) THEN
+    v_ended := embedmill.finish_items(p_done_item_ids, p_done_lease_tokens);
+    IF cardinality(v_ended) < cardinality(p_done_item_ids) THEN
         PERFORM embedmill.return_items(
             p_done_item_ids, p_done_lease_tokens, 'pending', 1, 1000, 'worker_failed',
             'reported as done, but chunks of it have no vector: store_embeddings writes them');
+    END IF;
+    -- One item of one generation, with nobody to be fair to, no cap, and work at hand: as claim_items does it, without
+    -- its way to others. Whatever is not so plain goes the common way.
+    IF p_batch_size = 1 THEN
+        SELECT g.id, t.slug, p.quota_key, w.worker_id IS NULL,
+               (SELECT c.value::double precision FROM embedmill.embedding_queue_config c WHERE c.key = 'lease_seconds')
+          INTO v_generation_id, v_tenant, v_quota_key, v_is_silent, v_seconds
+          FROM embedmill.pipelines p
+          JOIN embedmill.tenants t ON t.id = p.tenant_id
+          JOIN embedmill.generations g ON g.id = p.current_generation_id
+          LEFT JOIN embedmill.embedding_queue_workers w
+            ON w.worker_id = p_worker_id AND w.status = 'active' AND w.current_work = p_pipeline
+               AND w.heartbeat_at > clock_timestamp() - make_interval(secs => w.heartbeat_interval_ms / 10000.0)
+         WHERE p.name = p_pipeline AND (p_tenant IS NULL OR t.slug = p_tenant) AND p.paused_at IS NULL
+           AND t.max_processing_items IS NULL
+           AND NOT EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> t.id)
+           AND NOT EXISTS (SELECT FROM embedmill.generations o WHERE o.pipeline_id = p.id AND o.id <> g.id)
+           AND (SELECT c.value::boolean FROM embedmill.embedding_queue_config c WHERE c.key = 'queue_enabled');
+        IF NOT v_is_silent THEN
+            RETURN QUERY
+            UPDATE embedmill.embedding_queue q
+               SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
+                   lease_deadline = now() + make_interval(secs => v_seconds),
+                   processing_started_at = now(), rate_limit_delay_ms = NULL
+             WHERE q.id = (
+                SELECT i.id FROM embedmill.embedding_queue i
+                 WHERE i.generation_id = v_generation_id AND i.priority = (
+                    SELECT lane.priority
+                      FROM (VALUES ('high'::embedmill.queue_priority, 'high'), ('medium', 'medium'), ('low', 'low'))
+                           AS lane (priority, name)
+                     CROSS JOIN LATERAL (
+                        SELECT h.available_at FROM embedmill.embedding_queue h
+                         WHERE h.generation_id = v_generation_id AND h.priority = lane.priority
+                           AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
+                         ORDER BY h.available_at, h.id LIMIT 1) head
+                     ORDER BY ((SELECT c.value FROM embedmill.embedding_queue_config c WHERE c.key = 'priority_weights')
+                                -> lane.name)::double precision
+                              * (1 + date_part('epoch', now() - head.available_at)
+                                     / (SELECT c.value::double precision FROM embedmill.embedding_queue_config c
+                                         WHERE c.key = 'priority_aging_seconds')) DESC,
+                              lane.priority
+                     LIMIT 1)
+                   AND i.status IN ('pending', 'rate_limited') AND i.available_at <= now()
+                 ORDER BY i.available_at, i.id
+                 LIMIT 1
+                   FOR UPDATE SKIP LOCKED)
+            RETURNING q.id, q.lease_token, q.lease_deadline, v_tenant, p_pipeline, v_quota_key, q.source_type,
+                      q.source_id, q.operation, q.priority, q.document_id, q.estimated_tokens, q.retry_count,
+                      q.batch_id, q.metadata;
+            IF FOUND THEN
+                IF random() < 0.01 THEN
+                    PERFORM embedmill.fold_queue_changes();
+                END IF;
+                RETURN;
+            END IF;
+        END IF;
     END IF;
     RETURN QUERY SELECT * FROM embedmill.get_next_embedding_batch(p_worker_id, p_batch_size, p_pipeline, p_tenant);
 END
