@@ -10,23 +10,28 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+from psycopg.types.json import Jsonb
 from tests.support.work import app_on, stand_in_pipeline
 
-from benchmarks.queue.systems import Statements
+from benchmarks.queue.systems import Statements, payload
 from embedmill.database.pool import Connection, Database
 from embedmill.queue.items import claim_items
 
 # As embedmill.enqueue_document enqueues, less the document: the items, and their count.
 _ENQUEUE = """
 WITH enqueued AS (
-    INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, first_ordinal, last_ordinal, estimated_tokens,
-                                           source_type, source_id)
-    SELECT 1, {1}::integer, 0, 0, 10, 'bench', s.source_id FROM unnest({0}::text[]) AS s (source_id)
-    RETURNING id
+    INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, first_ordinal, last_ordinal, source_type,
+                                           source_id, priority, operation, estimated_tokens, metadata)
+    SELECT s.tenant_id, s.generation_id, 0, 0, s.source_type, s.source_id, s.priority, s.operation, s.tokens, s.metadata
+      FROM unnest({}::integer[], {}::integer[], {}::text[], {}::text[], {}::embedmill.queue_priority[],
+                  {}::embedmill.queue_operation[], {}::integer[], {}::jsonb[])
+           AS s (tenant_id, generation_id, source_type, source_id, priority, operation, tokens, metadata)
+    RETURNING tenant_id, generation_id
 )
 INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items)
-SELECT 1, {1}::integer, 'live', count(*) FROM enqueued
+SELECT tenant_id, generation_id, 'live', count(*) FROM enqueued GROUP BY tenant_id, generation_id
 """
+_COLUMNS = 8
 _FINISH = "SELECT embedmill.finish_items({}::bigint[], {}::bigint[])"
 _EXCHANGE = "SELECT item_id, lease_token FROM embedmill.exchange_embedding_batch(%s, %s, %s, %s, 'bench')"
 _UNBOUND = {"max_chunks": 1_000_000, "max_tokens": 1_000_000_000, "lease_seconds": 600.0}
@@ -39,8 +44,9 @@ class EmbedmillItems:
     driver = "psycopg"
     tables = ("embedmill.embedding_queue", "embedmill.embedding_queue_history")
     fill = (
-        "INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, first_ordinal, last_ordinal, priority, "
-        "estimated_tokens, available_at, source_type, source_id) SELECT g.tenant_id, g.id, 0, 0, "
+        # What waits is of documents, one each, as a backlog is; nobody looks at them.
+        "INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, document_id, first_ordinal, last_ordinal, "
+        "priority, estimated_tokens, available_at, source_type, source_id) SELECT g.tenant_id, g.id, n, 0, 0, "
         "(ARRAY['high', 'medium', 'low']::embedmill.queue_priority[])[n %% 3 + 1], 10, "
         "now() - interval '1 hour' + n * interval '1 microsecond', 'bench', 'fill/' || n "
         "FROM embedmill.generations g, generate_series(1, %(count)s) AS n "
@@ -74,12 +80,19 @@ class EmbedmillItems:
         await self._stack.aclose()
 
     async def enqueue(self, client: int, count: int) -> None:
-        source_ids = [f"bench/{self._number + n}" for n in range(count)]
+        jobs = [payload(f"bench/{self._number + n}") for n in range(count)]
         self._number += count
-        await self._connections[client].fetch(
-            _ENQUEUE.format("%(sources)s", "%(generation)s"),
-            {"sources": source_ids, "generation": self._generation_id},
-        )
+        columns = [
+            [job["tenant_id"] for job in jobs],
+            [self._generation_id] * count,
+            [job["source_type"] for job in jobs],
+            [job["source_id"] for job in jobs],
+            [job["priority"] for job in jobs],
+            [job["operation"] for job in jobs],
+            [job["estimated_tokens"] for job in jobs],
+            [Jsonb(job["metadata"]) for job in jobs],
+        ]
+        await self._connections[client].fetch(_ENQUEUE.format(*["%s"] * _COLUMNS), columns)
 
     async def claim(self, client: int, count: int) -> Sequence[tuple[int, int]]:
         connection = cast("Database", self._connections[client])
@@ -107,8 +120,17 @@ class EmbedmillItems:
     def statements(self) -> Statements:
         generation = b"%d" % self._generation_id
         return Statements(
-            enqueue=_ENQUEUE.format("$1", "$2"),
-            enqueue_values=lambda n: [b"{raw/%d}" % n, generation],
+            enqueue=_ENQUEUE.format(*(f"${n}" for n in range(1, _COLUMNS + 1))),
+            enqueue_values=lambda n: [
+                b"{1}",
+                b"{%s}" % generation,
+                b"{bench}",
+                b"{raw/%d}" % n,
+                b"{medium}",
+                b"{INSERT}",
+                b"{10}",
+                b'{"{}"}',
+            ],
             claim="SELECT id, lease_token, tenant_id, document_id, job_id, usage_type, retry_count, "
             "estimated_tokens FROM embedmill.claim_items($1, $2, 1, 1000000, 1000000000, 600) ORDER BY id",
             claim_values=[str(self._worker_id).encode(), generation],

@@ -98,7 +98,7 @@ END $$;
 class PgmqMessages:
     """Plain psycopg connections, one for each client, no pool."""
 
-    version = "after 1.11"
+    version = "own SQL after pgmq 1.11"
     schema, send, read, archive = _SCHEMA, _SEND, _READ, _ARCHIVE
     driver = "psycopg"
     tables = ("q_jobs", "a_jobs")
@@ -160,6 +160,7 @@ class PgmqMessages:
 class PgmqFunctions(PgmqMessages):
     """The same through functions of dynamic SQL."""
 
+    version = "own SQL after pgmq 1.4"
     schema = _SCHEMA + _FUNCTIONS
     send = "SELECT bench_send_batch('jobs', {}::jsonb[], 0)"
     read = "SELECT * FROM bench_read('jobs', 600, {})"

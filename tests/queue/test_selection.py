@@ -90,7 +90,6 @@ PLANS = [
     ("live_oldest", {"ids": [5, 40_000]}, "embedding_queue_pkey"),
     ("live_oldest", {"worker_id": UUID(int=7)}, "embedding_queue_leased"),
     ("live_oldest", {"statuses": ["processing"]}, "embedding_queue_leased"),
-    ("live_oldest", {"source_type": "test", "source_id": "file-7"}, "embedding_queue_piece"),
     ("live_oldest", {"job_id": UUID(int=7), "job_document_id": 7}, "embedding_queue_document"),
     ("unfinished_newest", {"statuses": ["failed"]}, "_id_idx"),
     ("ended_newest", {"statuses": ["completed"], "ids": [7]}, "_pkey"),

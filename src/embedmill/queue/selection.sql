@@ -11,7 +11,7 @@ SELECT document_id FROM embedmill.ingestion_jobs WHERE id = %(job_id)s AND tenan
 -- name: matching
 -- A part of the statements below, never a statement: what a person asks for, of q, a live or an ended item.
 -- Always planned with the values at hand (prepare=False), so that what is NULL vanishes and each of the
--- indexes by batch, document, source or worker serves where it can; else the order by id with its LIMIT does.
+-- indexes by batch, document or worker serves where it can; else the order by id with its LIMIT does.
 q.tenant_id = %(tenant_id)s
    AND (%(ids)s::bigint[] IS NULL OR q.id = ANY (%(ids)s::bigint[]))
    AND (%(statuses)s::embedmill.queue_status[] IS NULL OR q.status = ANY (%(statuses)s::embedmill.queue_status[]))

@@ -54,7 +54,7 @@ BEGIN
         '         CASE WHEN $4 = 1 THEN ''INSERT'' ELSE ''UPDATE'' END::embedmill.queue_operation, $12, l.tokens, $6,'
         '         $8, $9, $10, $7, $11'
         '    FROM lacking l ORDER BY l.part'
-        '  ON CONFLICT (generation_id, source_type, source_id, part) DO UPDATE'
+        '  ON CONFLICT (document_id, generation_id, part) WHERE document_id IS NOT NULL DO UPDATE'
         '     SET priority = least(q.priority, excluded.priority), job_id = coalesce(excluded.job_id, q.job_id),'
         '         batch_id = coalesce(excluded.batch_id, q.batch_id), estimated_tokens = excluded.estimated_tokens,'
         '         metadata = q.metadata || excluded.metadata,'

@@ -123,9 +123,14 @@ CREATE INDEX embedding_queue_history_batch ON embedmill.embedding_queue_history 
 
 CREATE INDEX embedding_queue_history_unfinished ON embedmill.embedding_queue_history (id)
     WHERE status IN ('failed', 'cancelled');
--- The items of a document; those of other sources need no place in it.
+-- One live item for each piece of a document: enqueueing again merges into it. By numbers that rise as the items
+-- come, so that a claim among a million touches a few pages of it, and not one for each item as by names.
+DROP INDEX embedmill.embedding_queue_piece;
 DROP INDEX embedmill.embedding_queue_document;
-CREATE INDEX embedding_queue_document ON embedmill.embedding_queue (document_id) WHERE document_id IS NOT NULL;
+CREATE UNIQUE INDEX embedding_queue_document ON embedmill.embedding_queue (document_id, generation_id, part)
+    WHERE document_id IS NOT NULL;
+CREATE UNIQUE INDEX embedding_queue_source ON embedmill.embedding_queue (generation_id, source_type, source_id, part)
+    WHERE document_id IS NULL;
 -- A lookup for each item enqueued, for what happens once in a pipeline's life: functions/20_generations.sql does it.
 ALTER TABLE embedmill.embedding_queue DROP CONSTRAINT embedding_queue_generation_id_fkey;
 
