@@ -144,22 +144,26 @@ async def set_all(app: App, status: str, worker_id: UUID | None) -> None:
     )
 
 
+SEEN = """
+SELECT coalesce(sum(seq_scan), 0)::bigint, coalesce(sum(idx_tup_fetch), 0)::bigint
+  FROM pg_stat_xact_user_tables WHERE relname = 'embedding_queue'
+"""
+
+
 async def assert_by_index(app: App, statistics: str) -> None:
-    """On what the statement really did, and in a transaction of its own: its counts are not mixed with others."""
+    """On what the statement really did: the server's counts of this session, before and after."""
     from embedmill.database.queries import load_queries
 
-    query = load_queries("embedmill.fleet", "fleet.sql")["fleet_facts"]
+    queries = load_queries("embedmill.fleet", "fleet.sql")
     async with app.database.transaction() as connection:
+        await connection.execute(queries["by_index"])
+        before = await (await connection.execute(SEEN)).fetchone()
         parameters = {"host_id": HOST, "pids": [7], "enough": ENOUGH_ITEMS}
-        rows = await (await connection.execute(query, parameters)).fetchall()
+        rows = await (await connection.execute(queries["fleet_facts"], parameters)).fetchall()
         assert rows[0][2] == 3 * ENOUGH_ITEMS
-        cursor = await connection.execute(
-            "SELECT seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables "
-            " WHERE relname = 'embedding_queue'"
-        )
-        counted = await cursor.fetchone()
-    assert counted is not None
-    assert counted[0] == 0, f"the queue is scanned (statistics: {statistics})"
-    assert counted[1] <= 3 * ENOUGH_ITEMS + 1100, (
-        f"too much of the queue is read ({statistics}): {counted[1]}"
-    )
+        after = await (await connection.execute(SEEN)).fetchone()
+    assert before is not None
+    assert after is not None
+    scans, fetched = (after[0] - before[0], after[1] - before[1])
+    assert scans == 0, f"the queue is scanned (statistics: {statistics})"
+    assert fetched <= 3 * ENOUGH_ITEMS + 1100, f"too much of the queue is read ({statistics}): {fetched}"

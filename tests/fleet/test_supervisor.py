@@ -67,7 +67,8 @@ async def test_it_does_not_grow_while_the_quota_binds(app: App, provider: Runnin
         polls = await count_polls(app, fleet, 40)  # four times as long as it takes to grow
     assert polls == 40
     assert fleet.sizes == [1]
-    assert fleet.supervisor.decision.reason == "quota binds"
+    # Once the worker has tried them all, each waits for the quota by itself, and none is ready.
+    assert fleet.supervisor.decision.reason in {"quota binds", "nothing waits"}
 
 
 async def test_a_killed_worker_is_replaced_and_others_do_its_work(

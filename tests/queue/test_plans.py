@@ -18,9 +18,10 @@ CLAIMED = 100
 
 BACKLOG = """
 INSERT INTO embedmill.embedding_queue
-    (tenant_id, generation_id, document_id, job_id, first_ordinal, last_ordinal, priority, available_at,
+    (tenant_id, generation_id, document_id, part, job_id, first_ordinal, last_ordinal, priority, available_at,
      source_type, source_id)
-SELECT 1, %(generation_id)s, n %% %(documents)s + 1, lpad((n %% %(documents)s + 1)::text, 32, '0')::uuid, 0, %(last)s,
+SELECT 1, %(generation_id)s, n %% %(documents)s + 1, n / %(documents)s,
+       lpad((n %% %(documents)s + 1)::text, 32, '0')::uuid, 0, %(last)s,
        (ARRAY['high', 'medium', 'low'])[n %% 3 + 1]::embedmill.queue_priority, now() - n * interval '1 ms',
        'test', n::text
   FROM generate_series(1, %(items)s) AS n

@@ -18,9 +18,12 @@ ENOUGH_ITEMS = 100
 async def read_facts(database: Database, host_id: str, pids: Sequence[int], *, failing: int) -> FleetFacts:
     """The facts of this moment; `pids` are our own processes on `host_id`, `failing` those that wait to be
     started again. One statement, whose cost does not grow with the backlog."""
-    rows = await database.fetch(
-        _SQL["fleet_facts"], {"host_id": host_id, "pids": list(pids), "enough": ENOUGH_ITEMS}
-    )
+    async with database.transaction() as connection:
+        await connection.execute(_SQL["by_index"])
+        cursor = await connection.execute(
+            _SQL["fleet_facts"], {"host_id": host_id, "pids": list(pids), "enough": ENOUGH_ITEMS}
+        )
+        rows = await cursor.fetchall()
     ready = tuple(
         ReadyWork(quota_key, items, oldest_seconds, is_local=is_local, quota_binds=quota_binds)
         for _, quota_key, items, oldest_seconds, is_local, quota_binds in rows

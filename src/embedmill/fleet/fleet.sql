@@ -1,3 +1,7 @@
+-- name: by_index
+-- For the transaction of the next statement: statistics of a time when the queue was tiny must not make it a scan.
+SELECT set_config(name, 'off', true) FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) AS name;
+
 -- name: fleet_facts
 -- What the autoscaler looks at, in one statement: how many of our processes hold items, and for each quota key the
 -- items that could be claimed now (counted up to a bound in each lane), how long the oldest waits, whether they are
