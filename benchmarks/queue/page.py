@@ -38,8 +38,8 @@ def _page(result: Row, systems: list[str], rates: list[Row], claims: list[Row]) 
 `make bench-peers` runs embedmill's queue, procrastinate {versions["procrastinate"]["version"]}, PgQueuer
 {versions["pgqueuer"]["version"]} and two queues after pgmq's published algorithm on one embedded PostgreSQL, in one run,
 by turns. The figures are those of the last run, `benchmarks/results/queue.json`: commit {machine["commit"]},
-{machine["cores"]} cores that other work shared (load {options["load"][0]} before, {options["load"][-1]} after). This page is
-written from that file by `python -m benchmarks.queue.page`.
+{machine["cores"]} cores (load {options["load"][0]} before){_stopped(options)}. This page is written from that file by
+`python -m benchmarks.queue.page`.
 
 All commit durably and say the same in a job: tenant, generation, source, priority, operation, estimated tokens,
 metadata. Each client holds one connection. "Functions" builds its statements at each call, as pgmq does; "plain" is the
@@ -71,6 +71,11 @@ By the server's processor, which the load of the machine falsifies less, a claim
 1,000 and {grown[1][1]} ms among {options["waiting"]:,} ({grown[1][1] / grown[1][0]:.2f} times), a claim of a hundred
 {grown[100][0]} and {grown[100][1]} ms ({grown[100][1] / grown[100][0]:.2f} times). procrastinate fetches one job at a time.
 """  # noqa: E501
+
+
+def _stopped(options: Row) -> str:
+    """Where a run was cut short, the page says so."""
+    return f"; it was stopped {options['stopped']}" if "stopped" in options else ""
 
 
 def _growth(claims: list[Row], size: int, waiting: str) -> tuple[float, float]:
