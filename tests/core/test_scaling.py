@@ -162,6 +162,7 @@ def test_whatever_is_seen_the_bounds_hold_and_no_change_lacks_its_cause(
         before = decided
 
 
+@settings(deadline=None, max_examples=400)
 @given(FACTS, ANY_LIMITS, st.integers(1, 10))
 def test_facts_that_do_not_change_bring_the_fleet_to_rest(
     facts: FleetFacts, limits: ScalingLimits, started: int

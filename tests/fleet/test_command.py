@@ -179,8 +179,10 @@ class Terminal:
         os.close(self._ours)
 
 
+# Where the tests themselves run under nohup, its deafness to SIGHUP is not handed on.
 TAKE_TERMINAL = f"""
-import fcntl, os, sys
+import fcntl, os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, {termios.TIOCSCTTY}, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """

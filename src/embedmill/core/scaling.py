@@ -74,20 +74,19 @@ class Scaler:
         if bounded != running:
             return self._change(bounded, _bound_reason(running, limits), now)
         self._bound_at.update((work.quota_key, now) for work in facts.ready if work.quota_binds)
-        helped = [work for work in facts.ready if self._would_be_helped(work, limits, now)]
-        self._remember(_needed(facts, helped, running, limits), limits, now)
+        free = [work for work in facts.ready if self._is_free(work, limits, now)]
+        helped = [work for work in free if not work.is_local or running < limits.local_maximum]
+        self._remember(_needed(facts, free, running, limits), limits, now)
         changed = self._up(facts, helped, limits, now) or self._down(facts, limits, now)
         if changed is None:
             self.decision = Decision(running, _reason_to_stay(facts, helped, running, limits))
         return self.decision
 
-    def _would_be_helped(self, work: ReadyWork, limits: ScalingLimits, now: float) -> bool:
-        """Whether one more process would take these items sooner."""
-        if work.items == 0 or (work.is_local and self.decision.processes >= limits.local_maximum):
-            return False
+    def _is_free(self, work: ReadyWork, limits: ScalingLimits, now: float) -> bool:
+        """Whether only a process is lacking to these items."""
         # Between two calls even a quota that binds looks free for a moment.
         was_bound_at = self._bound_at.get(work.quota_key, float("-inf"))
-        return not work.quota_binds and now - was_bound_at >= limits.up_after_seconds
+        return work.items > 0 and not work.quota_binds and now - was_bound_at >= limits.up_after_seconds
 
     def _up(
         self, facts: FleetFacts, helped: Sequence[ReadyWork], limits: ScalingLimits, now: float
@@ -139,11 +138,13 @@ def local_maximum(*, processors: int, threads: int | None) -> int:
     return max(1, processors // (threads or processors))
 
 
-def _needed(facts: FleetFacts, helped: Sequence[ReadyWork], running: int, limits: ScalingLimits) -> int:
-    """How many processes there is work for at this moment: those at work, and one for what is ready."""
-    if _oldest(helped) >= limits.up_after_seconds and helped:
-        return running
-    needed = facts.busy + bool(helped)
+def _needed(facts: FleetFacts, free: Sequence[ReadyWork], running: int, limits: ScalingLimits) -> int:
+    """How many processes there is work for at this moment: those at work, and one for what is ready; all that
+    run and can help, where something is old."""
+    needed = facts.busy + bool(free)
+    for work in free:
+        if work.oldest_seconds >= limits.up_after_seconds:
+            needed = max(needed, min(running, limits.local_maximum) if work.is_local else running)
     if facts.ready and all(work.is_local for work in facts.ready):
         needed = min(needed, limits.local_maximum)
     return min(max(needed, limits.minimum), running)

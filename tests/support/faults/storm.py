@@ -29,6 +29,7 @@ class Storm:
         self._slots: list[Hand | None] = [None] * WORKERS
         self._started = 0
         self._papers = 0
+        self._is_fed = False
         self._lasting: set[asyncio.Task[None]] = set()
         self._counted: set[tuple[str, float]] = set()
         self.counts: Counter[str] = Counter()
@@ -42,7 +43,9 @@ class Storm:
             while self.counts.total() < faults:
                 await self._strike()
                 await asyncio.sleep(self._chance.uniform(0.1, 1.2))
-            feeding.cancel()
+            # Never cancelled: a document whose commit is under way would be saved and not be known.
+            self._is_fed = True
+            await feeding
             while self._lasting:
                 await asyncio.wait(self._lasting)
             await self._mill.settle(120)
@@ -217,8 +220,8 @@ class Storm:
         return self._chance.choice(newest) if newest else None
 
     async def _keep_work(self) -> None:
-        while True:
-            while await self._mill.live_items() < LIVE_ITEMS:
+        while not self._is_fed:
+            while not self._is_fed and await self._mill.live_items() < LIVE_ITEMS:
                 self._papers += 1
                 mark = f"p{self._papers}"
                 texts = texts_of(mark, self._chance.randint(1, 40), self._chance)

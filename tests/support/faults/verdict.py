@@ -56,7 +56,8 @@ async def _assert_nothing_lost(mill: Mill) -> None:
     for pipeline in mill.pipelines:
         wanted = Counter(t for p in mill.papers.values() if p.pipeline.id == pipeline.id for t in p.texts)
         stored = await stored_vectors(mill.app, pipeline)
-        assert Counter(text for _, text, _ in stored) == wanted
+        found = Counter(text for _, text, _ in stored)
+        assert found == wanted, f"lost {wanted - found}, beyond what was asked for {found - wanted}"
         assert await missing_chunks(mill.app, pipeline) == 0
         for _, text, vector in stored:
             assert np.abs(vector - vector_for(text, DIMENSIONS)).max() < 1e-6, text
