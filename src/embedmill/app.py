@@ -3,14 +3,16 @@ must not hold logic of its own."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from embedmill.errors import ConfigurationError, DatabaseUnreachableError
+from embedmill.errors import ConfigurationError, DatabaseUnreachableError, EmbedmillError
 from embedmill.settings import Settings, read_secret
 
 if TYPE_CHECKING:
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from embedmill.fleet.events import FleetEvent
     from embedmill.fleet.supervisor import Supervisor
     from embedmill.ingest.folder import FolderIngestion
+    from embedmill.ingest.parse_runner import ParseRunner
     from embedmill.ingest.parsing import ParserPool
-    from embedmill.ports import EmbeddingProvider, ProviderSpec
+    from embedmill.ingest.parsing_protocol import TokenizerSpec
+    from embedmill.ports import EmbeddingProvider, Originals, ProviderSpec, WebhookPoster
     from embedmill.queue.sharing import Limit
     from embedmill.search.searcher import Searcher
-    from embedmill.worker.loop import Worker
+    from embedmill.worker.loop import Companion, Worker
 
 _OPENAI_KEYS = ("EMBEDMILL_OPENAI_API_KEY", "OPENAI_API_KEY")
 
@@ -114,11 +118,49 @@ class App:
 
         return Searcher(self.database, pipeline, provider)
 
-    def worker(self, *, on_event: Callable[[Event], None] = lambda event: None) -> Worker:
+    def worker(
+        self, *, on_event: Callable[[Event], None] = lambda event: None, parses: bool = False
+    ) -> Worker:
+        """A worker of this process; one that `parses` also works off the jobs that wait for a parser."""
         from embedmill.worker.loop import Worker, WorkerOptions
 
         options = WorkerOptions(calls_in_flight=self.settings.calls_in_flight)
-        return Worker(self.database, self.provider, options, on_event=on_event)
+
+        def companions(worker_id: UUID) -> list[ParseRunner]:
+            return [self.parse_runner(worker_id)] if parses and has_service_parts() else []
+
+        return Worker(self.database, self.provider, options, on_event=on_event, companions=companions)
+
+    def parse_runner(self, worker_id: UUID) -> ParseRunner:
+        """Parses staged jobs in the name of a worker."""
+        from embedmill.adapters.outbound.fetcher import GuardedFetcher
+        from embedmill.ingest.parse_runner import ParseRunner
+
+        async def embed_directly(pipeline: Pipeline, document_id: int, job_id: UUID) -> None:
+            async with self.direct_embedder(
+                pipeline, worker_id=worker_id, on_event=lambda event: None
+            ) as direct:
+                await direct.embed(document_id, job_id)
+
+        return ParseRunner(
+            self.database,
+            self.parsers(),
+            build_originals(self.settings),
+            GuardedFetcher(max_bytes=self.settings.max_file_bytes, allowed=self.settings.allowed),
+            worker_id=worker_id,
+            tokenizer=self.tokenizer,
+            embed_directly=embed_directly,
+            max_file_bytes=self.settings.max_file_bytes,
+            jobs_at_once=self.settings.parser_processes,
+        )
+
+    def tokenizer(self, spec: ProviderSpec) -> TokenizerSpec:
+        """How the parsing process counts the tokens of a model."""
+        from embedmill.ingest.parsing_protocol import TokenizerSpec
+
+        return TokenizerSpec(
+            spec.tokenizer, spec.model, spec.provider, models_dir=str(self.settings.models_dir)
+        )
 
     def supervisor(
         self, processes: int | None, *, until_empty: bool, on_event: Callable[[FleetEvent], None]
@@ -161,22 +203,98 @@ class App:
         embed_directly: Callable[[int, UUID], Awaitable[None]],
     ) -> FolderIngestion:
         from embedmill.ingest.folder import FolderIngestion
-        from embedmill.ingest.parsing_protocol import TokenizerSpec
         from embedmill.ingest.storing import Storing
 
-        spec = pipeline.generation.spec
         return FolderIngestion(
             self.database,
             pipeline,
             parsers,
             Storing(self.database, pipeline, batch_id=batch_id, priority=priority),
-            tokenizer=TokenizerSpec(
-                spec.tokenizer, spec.model, spec.provider, models_dir=str(self.settings.models_dir)
-            ),
+            tokenizer=self.tokenizer(pipeline.generation.spec),
             max_file_bytes=self.settings.max_file_bytes,
             files_at_once=2 * self.settings.parser_processes,
             embed_directly=embed_directly,
         )
+
+
+class ServiceApp:
+    """embedmill as a service: `database` sees only the tenant that it is asked for, `operator` all of them, for what
+    belongs to none. `async with open_service(settings, url) as service`."""
+
+    def __init__(self, settings: Settings, database: Database, operator: Database, pepper: bytes) -> None:
+        from embedmill.webhooks.signing import WebhookSecrets
+
+        self.settings = settings
+        self.database = database
+        self.operator = operator
+        self.pepper = pepper
+        self.originals = build_originals(settings)
+        self.poster = build_poster(settings)
+        self.webhook_secrets = WebhookSecrets(pepper)
+        self.stopping = asyncio.Event()
+        """Set when the service begins to stop: streams end."""
+        self._providers: dict[str, EmbeddingProvider] = {}
+        self._originals_state = "ok"
+        self._checked_at = float("-inf")
+
+    async def tenant_id(self) -> int:
+        """The tenant of whoever needs no key."""
+        from embedmill.database.pipelines import tenant_id
+
+        return await tenant_id(self.operator, self.settings.tenant)
+
+    async def originals_state(self) -> str:
+        """ "ok", or why uploads cannot be kept. Found out by writing, so at most every ten seconds."""
+        now = time.monotonic()
+        if now - self._checked_at > 10.0:
+            self._checked_at = now
+            try:
+                await self.originals.check()
+                self._originals_state = "ok"
+            except EmbedmillError as error:
+                self._originals_state = str(error)
+        return self._originals_state
+
+    def chores(self) -> list[Companion]:
+        """What a service does besides answering, each until its `stop()`."""
+        from embedmill.webhooks.sender import WebhookSender
+
+        return [WebhookSender(self.operator, self.poster, self.webhook_secrets)]
+
+    def searcher(self, database: Database, pipeline: Pipeline, *, by_vector: bool) -> Searcher:
+        """For one pipeline of a tenant's. Providers are kept: their connections and models are warm."""
+        from embedmill.search.searcher import Searcher
+
+        return Searcher(database, pipeline, self._provider(pipeline.generation.spec) if by_vector else None)
+
+    def _provider(self, spec: ProviderSpec) -> EmbeddingProvider:
+        key = repr(spec)
+        if key not in self._providers:
+            self._providers[key] = build_provider(self.settings, spec)
+        return self._providers[key]
+
+    async def aclose(self) -> None:
+        for provider in self._providers.values():
+            await provider.aclose()
+
+
+def has_service_parts() -> bool:
+    """Whether the extra `service` is installed: without it nothing is ever staged here, nor can be parsed."""
+    from importlib.util import find_spec
+
+    return find_spec("obstore") is not None
+
+
+def build_poster(settings: Settings) -> WebhookPoster:
+    from embedmill.adapters.outbound.poster import GuardedPoster
+
+    return GuardedPoster(allowed=settings.allowed)
+
+
+def build_originals(settings: Settings) -> Originals:
+    from embedmill.adapters.blobs.store import build_originals as build
+
+    return build(settings.originals_url, settings.data_dir)
 
 
 def open_parsers(settings: Settings) -> ParserPool:
@@ -201,6 +319,26 @@ async def open_app(settings: Settings, url: str, *, max_connections: int = 0) ->
     size = max_connections or settings.calls_in_flight + 6
     async with Database(url, max_connections=size) as database:
         yield App(settings, database)
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, url: str) -> AsyncIterator[ServiceApp]:
+    """The service on a database that `prepare_database` found. Raises ConfigurationError where the role that sees one
+    tenant only is missing: without it nothing is served."""
+    from embedmill.access.pepper import read_pepper
+    from embedmill.database.pool import SERVICE_ROLE, Database, assert_service_role
+
+    role = SERVICE_ROLE if settings.service_database_url is None else None
+    async with (
+        Database(settings.service_database_url or url, max_connections=12, role=role) as database,
+        Database(url, max_connections=4) as operator,
+    ):
+        await assert_service_role(operator, database)
+        service = ServiceApp(settings, database, operator, read_pepper(settings.data_dir))
+        try:
+            yield service
+        finally:
+            await service.aclose()
 
 
 def prepare_database(settings: Settings) -> str:

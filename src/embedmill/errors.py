@@ -7,7 +7,12 @@
     │   ├── DatabaseUnsuitableError   too old, pgvector missing, no rights
     │   └── SchemaVersionError        the schema is older or newer than this embedmill
     ├── NotFoundError           no such pipeline, document, job
+    ├── ConflictError           it is not in a state in which this can be done
+    ├── BudgetReachedError      a tenant's or a job's budget leaves no room for a call
+    ├── AddressRefusedError     we do not talk to this address outside: private, no http(s), not who it says
+    ├── SourceUnavailableError  the server that content is fetched from is down or busy: try again later
     ├── DocumentError           this document cannot be embedded; carries a stable `reason`
+    ├── StorageError            the store of originals cannot do it; `retryable`, and a stable `reason`
     └── ProviderError           a provider call failed; `retryable` decides what happens to its items
         ├── ProviderUnavailableError  down, hung, dropped or 5xx: try again later
         ├── RateLimitedError          429: wait, costs no attempt
@@ -47,6 +52,14 @@ class NotFoundError(EmbedmillError):
     """What was named does not exist (or is another tenant's)."""
 
 
+class ConflictError(EmbedmillError):
+    """What was named is not in a state in which this can be done to it."""
+
+
+class BudgetReachedError(EmbedmillError):
+    """A budget leaves no room for a call: raise it, remove it, or wait for the next month."""
+
+
 class DocumentError(EmbedmillError):
     """A document that cannot be turned into chunks.
 
@@ -57,6 +70,31 @@ class DocumentError(EmbedmillError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class AddressRefusedError(EmbedmillError):
+    """An address outside that we do not talk to: no http(s), private, or not who it says it is."""
+
+
+class SourceUnavailableError(EmbedmillError):
+    """What content is fetched from is down, busy, slow or broke off: the same address may answer later."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StorageError(EmbedmillError):
+    """The store of originals could not take, give or remove something.
+
+    `reason` is a stable, machine-readable word (`full`, `forbidden`, `credentials`, `no_bucket`, `missing`,
+    `bad_key`, `unreachable`, `failed`). `retryable`: the same call may succeed later with nothing changed here.
+    """
+
+    def __init__(self, reason: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retryable = retryable
 
 
 class ProviderError(EmbedmillError):

@@ -3,9 +3,13 @@ adapters implement them, `app.py` chooses. Must not import an adapter, a driver 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol, runtime_checkable
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -86,6 +90,57 @@ class Parser(Protocol):
         ...
 
 
+def original_key(tenant_id: int, job_id: UUID) -> str:
+    """Where the original of a job stands: "tenants/<id>/<uuid>". Nothing that a user wrote is in it."""
+    return f"tenants/{tenant_id:d}/{job_id!s}"
+
+
+class StoredOriginal(msgspec.Struct, frozen=True):
+    """An original that stands whole in its store: `sha256` is of its `size_bytes` bytes (32 bytes, raw)."""
+
+    key: str
+    size_bytes: int
+    sha256: bytes
+
+
+@runtime_checkable
+class Originals(Protocol):
+    """Keeps what was uploaded, byte for byte, under keys of `original_key`. An original is there whole or not
+    at all, and is never whole in memory. One conformance suite holds every implementation (tests/conformance).
+
+    Every method raises StorageError, and no error of a driver, where the store cannot do what is asked.
+    """
+
+    async def put(self, key: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> StoredOriginal:
+        """Store what comes; what stood under the key before is replaced at the end, at once.
+
+        Raises DocumentError(`too_large`) as soon as more than `max_bytes` came, and whatever the reader raises.
+        After an error or a cancellation nothing is left of it.
+        """
+        ...
+
+    async def get_to(self, key: str, path: Path) -> None:
+        """Write the original to the path, which is made or replaced at the end. StorageError(`missing`)."""
+        ...
+
+    def open_path(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """A local file with the original, for reading only, until the context is left. StorageError(`missing`)."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove the original, or the remains of an upload; one that is not there is fine."""
+        ...
+
+    def list_older(self, prefix: str, before: datetime) -> AsyncIterator[str]:
+        """Keys under the prefix ("tenants/" or "tenants/<id>/") last written before that time, for a sweep of
+        what no job names; among them the remains of uploads whose process died."""
+        ...
+
+    async def check(self) -> None:
+        """Write, read and remove a probe. Raises StorageError with what to do where that fails."""
+        ...
+
+
 class ProviderSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that decides a vector besides the text: the part of a pipeline that an adapter is built from.
 
@@ -109,3 +164,70 @@ class ProviderSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens_per_call: int | None = None
     max_tokens_per_input: int | None = None
     timeout_seconds: float = 60.0
+
+
+class Fetched(Protocol):
+    """What stands at an address, while it is being fetched. The server's words are not to be trusted: a name is
+    cleaned (no folders, no control characters, at most 255 bytes), the rest is as the server says."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def media_type(self) -> str | None: ...
+
+    @property
+    def final_url(self) -> str:
+        """Where the redirects led."""
+        ...
+
+    @property
+    def size_bytes(self) -> int | None:
+        """None where the server does not say, or sends it compressed."""
+        ...
+
+    @property
+    def etag(self) -> str | None: ...
+
+    @property
+    def last_modified(self) -> str | None: ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, unpacked, once. Raises as Fetcher.fetch does; what came before an error is not the whole."""
+        ...
+
+
+@runtime_checkable
+class Fetcher(Protocol):
+    """Fetches documents from addresses that a user names."""
+
+    def fetch(self, url: str) -> AbstractAsyncContextManager[Fetched]:
+        """Open the address and follow it. The connection is closed with the block.
+
+        Raises AddressRefusedError for an address that we do not talk to; DocumentError("too_large") beyond the
+        limit; DocumentError("unreadable") where the server refuses or answers nonsense; and
+        SourceUnavailableError where it may answer later.
+        """
+        ...
+
+
+class PostAnswer(msgspec.Struct, frozen=True):
+    """What came back. `status` is None where no answer came, and `problem` says why, or how the answer began."""
+
+    status: int | None
+    problem: str | None = None
+    retry_after_seconds: float | None = None
+
+
+@runtime_checkable
+class WebhookPoster(Protocol):
+    """Sends to addresses that a tenant names."""
+
+    async def check(self, url: str) -> None:
+        """Raises AddressRefusedError for an address that will never be sent to, or that has no host now."""
+        ...
+
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> PostAnswer:
+        """POST the body; redirects are answers. Ends within the poster's own time limit, and raises nothing but
+        the cancellation of its task."""
+        ...

@@ -45,6 +45,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The address space a parsing process may use, in MiB."""
     max_file_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 256.0
     """The largest file that is taken in, in MiB."""
+    host: str = "127.0.0.1"
+    """Where the service listens. Anything but this machine itself needs API keys."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    """The port of the service; 0: any that is free."""
+    service_database_url: str | None = None
+    """How the service connects, where it has a login of its own (a member of embedmill_service). Unset: as
+    everybody else, in the role embedmill_service."""
+    originals_url: str | None = None
+    """Where uploads are kept: s3://, gs:// or az:// with a bucket. Unset: a folder under `data_dir`."""
+    max_request_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 2048.0
+    """The largest request that the service reads, in MiB."""
+    max_request_files: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """Files in one request."""
+    requests_per_minute: Annotated[int, Meta(ge=1)] = 1200
+    """Requests of a tenant that one service process answers in a minute, where the tenant has no limit of its own."""
+    max_staged_jobs: Annotated[int, Meta(ge=1)] = 10_000
+    """Jobs of a tenant that may wait for a parser, where the tenant has no limit of its own."""
+    allowed_hosts: str = ""
+    """Private hosts and networks that URLs and webhooks may name all the same, separated by commas."""
     log_level: str = "warning"
     """debug, info, warning or error; logs go to standard error."""
     log_format: str = "console"
@@ -53,6 +72,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def models_dir(self) -> Path:
         return self.data_dir / "models"
+
+    @property
+    def allowed(self) -> list[str]:
+        """Hosts and networks of `allowed_hosts`."""
+        return [each.strip() for each in self.allowed_hosts.split(",") if each.strip()]
 
     @property
     def max_file_bytes(self) -> int:

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -44,6 +45,8 @@ async def stand_in_pipeline(
     timeout_seconds: float = 10.0,
     calls_per_minute: int | None = None,
     tokens_per_minute: int | None = None,
+    price_per_million_tokens: int | None = None,
+    chunk_plan: ChunkPlan = ChunkPlan(256, 32),  # noqa: B008 - it is frozen
 ) -> Pipeline:
     """A pipeline on the stand-in; 8,000 tokens an input, 300,000 a call."""
     spec = ProviderSpec(
@@ -61,9 +64,11 @@ async def stand_in_pipeline(
         spec,
         explicit=frozenset(),
         storage=storage,
-        chunk_plan=ChunkPlan(256, 32),
+        chunk_plan=chunk_plan,
         text_search_config="simple",
-        price_per_million_tokens=None,
+        price_per_million_tokens=(
+            None if price_per_million_tokens is None else Decimal(price_per_million_tokens)
+        ),
         calls_per_minute=calls_per_minute,
         tokens_per_minute=tokens_per_minute,
     )

@@ -14,6 +14,7 @@ from embedmill.cli import (
     database,
     doctor,
     ingest,
+    keys,
     model,
     pipeline,
     queue,
@@ -21,6 +22,8 @@ from embedmill.cli import (
     search,
     status,
     tenant,
+    up,
+    usage,
     worker,
 )
 from embedmill.errors import EmbedmillError
@@ -33,6 +36,7 @@ def app() -> None:
 
 
 for command in (
+    up.up,
     ingest.ingest,
     search.search,
     status.status,
@@ -42,7 +46,9 @@ for command in (
     quota.quota,
     doctor.doctor,
     pipeline.pipeline,
+    usage.usage,
     tenant.tenant,
+    keys.keys,
     database.db,
     model.model,
 ):

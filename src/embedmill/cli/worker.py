@@ -61,14 +61,14 @@ async def _work(app: App, *, until_empty: bool, supervised: bool) -> None:
     """One worker, in this process. A fleet's is stopped by its supervisor alone, and says nothing."""
     from embedmill.queue.items import live_items
 
-    working = app.worker()
+    working = app.worker(parses=True)
     if supervised:
         from embedmill.fleet.lifeline import follow_supervisor
 
         follow_supervisor(working.stop, grace_seconds=_GRACE_SECONDS)
-    say = _say_nothing if supervised else _say
-    _stop_on_signals(working.stop, _die, say)
-    say(f"worker {working.identity.worker_id} is at work; Ctrl-C ends it")
+    tell_user = _say_nothing if supervised else say
+    stop_on_signals(working.stop, _die, tell_user)
+    tell_user(f"worker {working.identity.worker_id} is at work; Ctrl-C ends it")
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(working.run())
         while until_empty and not running.done():
@@ -77,7 +77,7 @@ async def _work(app: App, *, until_empty: bool, supervised: bool) -> None:
                 working.stop()
                 break
             await asyncio.wait([running], timeout=0.5)
-    say("worker stopped")
+    tell_user("worker stopped")
 
 
 async def _supervise(app: App, processes: int | None, *, until_empty: bool) -> int:
@@ -88,40 +88,38 @@ async def _supervise(app: App, processes: int | None, *, until_empty: bool) -> i
         cut_short.set()
         supervisor.kill()
 
-    supervisor = app.supervisor(processes, until_empty=until_empty, on_event=_tell)
-    _stop_on_signals(supervisor.stop, end_at_once, _say)
-    _say("supervising the workers of this machine; Ctrl-C ends them")
+    supervisor = app.supervisor(processes, until_empty=until_empty, on_event=tell)
+    stop_on_signals(supervisor.stop, end_at_once, say)
+    say("supervising the workers of this machine; Ctrl-C ends them")
     await supervisor.run()
-    _say("all workers stopped")
+    say("all workers stopped")
     if cut_short.is_set():
         return 128 + signal.SIGINT
     return 1 if supervisor.killed else 0
 
 
-def _tell(event: FleetEvent) -> None:
+def tell(event: FleetEvent) -> None:
     """One line for each thing that happens to the fleet."""
     from embedmill.fleet import events
 
     match event:
         case events.FleetResized(number, reason):
-            _say(f"{number} worker{'' if number == 1 else 's'}: {reason}")
+            say(f"{number} worker{'' if number == 1 else 's'}: {reason}")
         case events.WorkerDied(pid, how, _, again):
-            _say(f"worker {pid} died ({how}), again in {again:.1f} s")
+            say(f"worker {pid} died ({how}), again in {again:.1f} s")
         case events.WorkerNotStarted(message, again):
-            _say(f"no worker could be started ({message}), again in {again:.1f} s")
+            say(f"no worker could be started ({message}), again in {again:.1f} s")
         case events.WorkerKilled(pid, waited):
-            _say(
-                f"worker {pid} did not stop within {waited:.0f} s and was killed; others take over its items"
-            )
+            say(f"worker {pid} did not stop within {waited:.0f} s and was killed; others take over its items")
         case events.DatabaseAway(message):
-            _say(
+            say(
                 f"the database is away ({message.splitlines()[0] if message else 'no reason given'}); waiting"
             )
         case events.DatabaseBack():
-            _say("the database is back")
+            say("the database is back")
 
 
-def _stop_on_signals(
+def stop_on_signals(
     stop: Callable[[], None], end_at_once: Callable[[], None], say: Callable[[str], None]
 ) -> None:
     """A first signal stops in order, a Ctrl-C after it at once. Other repetitions change nothing: service managers
@@ -149,7 +147,7 @@ def _die() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     # Where the terminal or the reader of a pipe has gone, the work goes on.
     with contextlib.suppress(OSError):
         print(text, flush=True)

@@ -44,6 +44,7 @@ JOB_TRANSITIONS: Mapping[JobStatus, Mapping[JobStatus, str]] = {
     JobStatus.CHUNK_PREVIEW_READY: {
         JobStatus.EMBEDDING_IN_PROGRESS: "launched",
         JobStatus.COMPLETED: "launched, all vectors reused",
+        JobStatus.STAGED: "to be cut by another plan",
         JobStatus.CANCELLED: "cancelled or superseded",
         JobStatus.FAILED: "launch failed",
     },
@@ -53,11 +54,12 @@ JOB_TRANSITIONS: Mapping[JobStatus, Mapping[JobStatus, str]] = {
         JobStatus.FAILED: "attempts used up",
     },
     JobStatus.CANCELLED: {
+        JobStatus.STAGED: "resumed, was not parsed yet",
         JobStatus.EMBEDDING_IN_PROGRESS: "resumed",
         JobStatus.COMPLETED: "resumed, nothing was missing",
     },
     JobStatus.FAILED: {
-        JobStatus.PARSING: "retried from the start",
+        JobStatus.STAGED: "retried from the start",
         JobStatus.EMBEDDING_IN_PROGRESS: "retried",
         JobStatus.COMPLETED: "retried, nothing was missing",
     },

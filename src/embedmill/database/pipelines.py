@@ -89,6 +89,14 @@ async def find_pipeline(database: Database, tenant: int, name: str) -> Pipeline:
     return found[0]
 
 
+async def pipeline_by_id(database: Database, pipeline_id: int) -> Pipeline:
+    """A pipeline with its current generation; NotFoundError where it is gone (or another tenant's)."""
+    found = await _select(database, pipeline_id=pipeline_id)
+    if not found:
+        raise NotFoundError(f"there is no pipeline {pipeline_id}")
+    return found[0]
+
+
 async def pipeline_of_generation(database: Database, generation_id: int) -> Pipeline:
     """The pipeline that a generation belongs to, with that generation as its `generation`."""
     found = await _select(database, generation_id=generation_id)
@@ -160,9 +168,11 @@ async def _select(
     tenant: int | None = None,
     name: str | None = None,
     generation_id: int | None = None,
+    pipeline_id: int | None = None,
 ) -> list[Pipeline]:
     rows = await database.fetch(
-        _SQL["select_pipelines"], {"tenant_id": tenant, "name": name, "generation_id": generation_id}
+        _SQL["select_pipelines"],
+        {"tenant_id": tenant, "name": name, "generation_id": generation_id, "pipeline_id": pipeline_id},
     )
     return [_pipeline(row) for row in rows]
 

@@ -1,5 +1,5 @@
 -- name: select_pipelines
--- Pipelines of a tenant with their current generations; by name, by generation, or all (NULL).
+-- Pipelines of a tenant with their current generations; by name, by number, by generation, or all (NULL).
 SELECT p.id, p.tenant_id, p.name, p.view_name, p.chunk_tokens, p.chunk_overlap, p.text_search_config::text,
        p.price_per_million_tokens, p.quota_key, l.calls_per_minute, l.tokens_per_minute,
        g.id, g.number, g.spec::text, g.recipe_hash, g.dimensions, g.storage, t.weight, p.paused_at,
@@ -13,6 +13,7 @@ SELECT p.id, p.tenant_id, p.name, p.view_name, p.chunk_tokens, p.chunk_overlap, 
    AND g.id = coalesce(%(generation_id)s::integer, p.current_generation_id)
  WHERE (%(tenant_id)s::integer IS NULL OR p.tenant_id = %(tenant_id)s)
    AND (%(name)s::text IS NULL OR p.name = %(name)s)
+   AND (%(pipeline_id)s::integer IS NULL OR p.id = %(pipeline_id)s)
  ORDER BY p.id;
 
 -- name: create_pipeline

@@ -6,20 +6,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from embedmill.database.server import describe_connection_error
-from embedmill.errors import DatabaseUnreachableError
+from embedmill.errors import DatabaseUnreachableError, DatabaseUnsuitableError
+
+SERVICE_ROLE = "embedmill_service"
+"""Sees the rows of the tenant that its transaction names, and no others (functions/10_tenants.sql)."""
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 # A process that stops within a transaction must not hold its locks for ever, also where nobody ends its sessions.
 _IDLE_TIMEOUT = "SET idle_in_transaction_session_timeout = '60s'"
+# For this transaction only: the next one on the connection is somebody else's.
+_ON_BEHALF = """
+SELECT set_config('embedmill.tenant_id', %(tenant_id)s, true), set_config('embedmill.actor', %(actor)s, true)
+"""
 # pgvector may live in any schema (Supabase: extensions); operators must be found without naming it.
 _SEARCH_PATH = """
 SELECT set_config('search_path', 'embedmill, ' || coalesce(
@@ -35,7 +43,8 @@ class Database:
     server has cut fails at its first use and is replaced, and what may be repeated is (patience.py).
     """
 
-    def __init__(self, url: str, *, max_connections: int = 12) -> None:
+    def __init__(self, url: str, *, max_connections: int = 12, role: str | None = None) -> None:
+        """With a `role` every session begins as that role, and `RESET ROLE` leads back to it."""
         self.url = url
         # By this name others find, and end, the sessions of a worker that froze within a transaction.
         self.session_name = f"embedmill {uuid4().hex[:16]}"
@@ -43,19 +52,28 @@ class Database:
             url,
             min_size=0,
             max_size=max_connections,
-            kwargs={"application_name": self.session_name, "autocommit": True, "row_factory": tuple_row},
+            kwargs={
+                "application_name": self.session_name,
+                "autocommit": True,
+                "row_factory": tuple_row,
+                **({} if role is None else {"options": _options_with_role(url, role)}),
+            },
             configure=_configure,
             open=False,
             timeout=30,
             reconnect_timeout=30,
         )
 
-    async def __aenter__(self) -> Database:
+    async def __aenter__(self) -> Self:
         await self._pool.open()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._pool.close()
+
+    def for_tenant(self, tenant_id: int, *, actor: str) -> TenantDatabase:
+        """The same connections on behalf of a tenant; `actor` is who the audit log names."""
+        return TenantDatabase(self, tenant_id, actor)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -83,6 +101,62 @@ class Database:
     async def fetch_one(self, query: Any, parameters: Any = None) -> tuple[Any, ...] | None:
         rows = await self.fetch(query, parameters)
         return rows[0] if rows else None
+
+
+class TenantDatabase(Database):
+    """A Database as one tenant may see it: whatever is asked runs in a transaction that says whose it is, under
+    row-level security. Owns no pool; what it was made from must stay open."""
+
+    def __init__(self, base: Database, tenant_id: int, actor: str) -> None:
+        self.url = base.url
+        self.session_name = base.session_name
+        self._base = base
+        self._settings = {"tenant_id": str(tenant_id), "actor": actor}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection within a transaction of this tenant."""
+        async with self._base.transaction() as connection:
+            await connection.execute(_ON_BEHALF, self._settings)
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        async with self.connection() as connection:
+            yield connection
+
+
+async def assert_service_role(operator: Database, service: Database) -> None:
+    """Raises DatabaseUnsuitableError where the service would see more than one tenant's rows, or cannot begin."""
+    row = await operator.fetch_one(
+        "SELECT pg_has_role(current_user, oid, 'MEMBER') FROM pg_roles WHERE rolname = %s", (SERVICE_ROLE,)
+    )
+    if row is None or not row[0]:
+        raise DatabaseUnsuitableError(
+            f"the role {SERVICE_ROLE} is missing, which the service works in. As an administrator of the server: "
+            f"CREATE ROLE {SERVICE_ROLE} NOLOGIN; GRANT {SERVICE_ROLE} TO (this account); then `embedmill db migrate`"
+        )
+    row = await service.fetch_one(
+        "SELECT r.rolname, r.rolsuper OR r.rolbypassrls OR pg_has_role(current_user, c.relowner, 'MEMBER') "
+        "FROM pg_roles r, pg_class c WHERE r.rolname = current_user AND c.oid = 'embedmill.tenants'::regclass"
+    )
+    if row is None or row[1]:
+        raise DatabaseUnsuitableError(
+            f"the service would connect as {row[0] if row else 'nobody'}, who may see the rows of every tenant: "
+            f"EMBEDMILL_SERVICE_DATABASE_URL must name a login that is a member of {SERVICE_ROLE} and owns nothing"
+        )
+
+
+def _options_with_role(url: str, role: str) -> str:
+    """libpq's `options`, those of the URL kept."""
+    given = conninfo_to_dict(url).get("options")
+    return f"{given} -c role={role}" if given else f"-c role={role}"
 
 
 async def _configure(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from uuid import UUID
 
-from embedmill.core.pricing import cost_usd
+from embedmill.core.pricing import apportion, cost_usd
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection
 from embedmill.database.queries import load_queries
@@ -25,10 +25,10 @@ class Books:
         self._pipeline = pipeline
         self._generation = pipeline.generation
 
-    async def record_usage(self, connection: Connection, call: Call, jobs: Collection[UUID | None]) -> None:
-        """A row of the ledger for a call that served these jobs; the same call again changes nothing."""
+    async def record_usage(self, connection: Connection, call: Call, jobs: Collection[UUID | None]) -> bool:
+        """A row of the ledger for a call that served these jobs; the same call again changes nothing: False."""
         spec = self._generation.spec
-        await connection.execute(
+        cursor = await connection.execute(
             _SQL["record_usage"],
             {
                 "tenant_id": self._pipeline.tenant_id,
@@ -45,6 +45,27 @@ class Books:
                 "latency_ms": call.latency_ms,
                 "cost_usd": cost_usd(call.tokens, self._pipeline.price_per_million_tokens),
                 "error": call.error,
+            },
+        )
+        return cursor.rowcount == 1
+
+    async def settle_budget(self, connection: Connection, call: Call) -> None:
+        """What the call did cost goes onto the budgets in which it was reserved: once, with its row of the ledger,
+        and last in the transaction, for everybody waits for a budget's row."""
+        reservation = call.reservation
+        if reservation is None:
+            return
+        rest = reservation.tokens - sum(reservation.job_tokens)
+        shares = apportion(call.tokens, [*reservation.job_tokens, max(rest, 0)])[:-1]
+        price = self._pipeline.price_per_million_tokens
+        await connection.execute(
+            _SQL["settle_budget"],
+            {
+                "tenant_id": self._pipeline.tenant_id,
+                "call_id": call.id,
+                "amount": cost_usd(call.tokens, price),
+                "jobs": reservation.jobs,
+                "amounts": [cost_usd(share, price) for share in shares],
             },
         )
 

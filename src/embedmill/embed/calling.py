@@ -17,10 +17,12 @@ from embedmill.core.retrying import backoff_seconds
 from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
+from embedmill.embed.budgeting import Budgets, Refusal, reservation_for
 from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Seat, Slot
 from embedmill.embed.holding import Holdings, LeaseWatch
 from embedmill.embed.persistence import Persistence
-from embedmill.embed.results import Call
+from embedmill.embed.results import Call, Reservation
+from embedmill.embed.traffic import Flight
 from embedmill.embed.vector_copy import check_storable
 from embedmill.errors import (
     InputRejectedError,
@@ -30,6 +32,7 @@ from embedmill.errors import (
 )
 from embedmill.events import CallFailed, Event
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse, Purpose
+from embedmill.queue.items import Return, Waiting
 from embedmill.queue.quotas import cool_down, grant_quota, largest_call, settle_quota
 
 # A call is tried as often as it takes to open the breaker: when its tries are used up, either the breaker has opened,
@@ -38,11 +41,12 @@ TRIES_IN_SLOT = FAILURES_TO_OPEN
 # A provider that says with a good answer that its limit is used up is left alone for no longer than this: should it
 # be wrong, or mean the time until the limit is whole again, the next answer says so.
 LONGEST_HOLD_SECONDS = 60.0
+# Where a budget has no room because of calls that are under way: how often it is asked again, and when what goes back
+# to the queue is tried again.
+BUDGET_POLL_SECONDS = 0.25
+BUDGET_PAUSE_SECONDS = 2.0
 # A grant that differs from what the provider counted by no more than this is left as it is.
 SETTLED_SHARE = 0.01
-# What a provider is asked, to see whether it takes anything at all.
-_HARMLESS = "embedmill"
-_HARMLESS_TOKENS = 8
 _TRIAL_GROUP = "internal_ingestion"
 
 
@@ -61,6 +65,8 @@ class Caller:
         worker_id: UUID,
         leases: LeaseWatch,
         drop_lost: Callable[[list[Unit], Collection[int]], None],
+        turn_away: Callable[[list[Unit], Collection[UUID] | None, Return], None],
+        budgets: Budgets,
         on_event: Callable[[Event], None],
         chance: random.Random,
     ) -> None:
@@ -75,30 +81,31 @@ class Caller:
         self._worker_id = worker_id
         self._leases = leases
         self._drop_lost = drop_lost
+        self._turn_away = turn_away
+        self._budgets = budgets
         self._on_event = on_event
         self._chance = chance
         self._has_succeeded = False
 
     async def call(
-        self, units: list[Unit], holdings: Holdings, slot: Slot
+        self, units: list[Unit], holdings: Holdings, slot: Slot, flight: Flight | None = None
     ) -> tuple[EmbeddingResponse, Call] | None:
-        """Ask the provider for what of the units is still ours, waiting out the quota and short outages. None where
-        nothing is: then nothing was sent. Units whose every item was lost are taken out of the list.
+        """Ask the provider for what of the units is still ours and may be paid for, waiting out the quota and short
+        outages. None where nothing is: then nothing was sent. Units whose every item was lost, is to stop or has no
+        budget are taken out of the list. The `flight` they are on is marked while the provider has it.
 
         Raises the ProviderError that remains: a ProviderUnavailableError where these items are to blame for it,
         a ProviderAwayError where they are not.
         """
-        story = _Story()
+        story = Story()
         while await slot.regain():
-            granted = await self._wait_for_quota(sum(unit.tokens for unit in units))
-            slot.granted()
-            await self._confirm_leases(units, holdings)
-            if not units:
+            begun = await self._get_ready(units, holdings, slot, story)
+            if begun is None:
                 return None
-            begun = self._begin(units, story, granted)
             try:
-                response = await self._ask([unit.text for unit in units], begun)
+                response = await self._send([unit.text for unit in units], begun, flight)
             except RateLimitedError as error:
+                await self._budgets.release(begun.reservation)
                 await self._wait_out_limit(error, begun, story)
             except ProviderUnavailableError as error:
                 self._gate.failed(error, story.first_sent_at)
@@ -114,13 +121,45 @@ class Caller:
             slot.release()
         raise ProviderAwayError(story.last_error or "given up before it was sent")
 
+    async def _get_ready(
+        self, units: list[Unit], holdings: Holdings, slot: Slot, story: Story
+    ) -> Begun | None:
+        """All that a call needs before it is sent; None where nothing of it is left to be sent. The budget is asked
+        before the quota: what it refuses has then cost those who share the quota nothing."""
+        self._drop_let_go(units, holdings)
+        reservation = await self._reserve(units, holdings)
+        if not units:
+            return None
+        try:
+            granted = await self._wait_for_quota(sum(unit.tokens for unit in units))
+        except RateLimitedError:
+            await self._budgets.release(reservation)
+            raise
+        slot.granted()
+        await self._confirm_leases(units, holdings)
+        self._drop_let_go(units, holdings)
+        if not units:
+            await self._budgets.release(reservation)
+            return None
+        return self._begin(units, story, granted, reservation)
+
+    async def _send(self, texts: list[str], begun: Begun, flight: Flight | None) -> EmbeddingResponse:
+        if flight is None:
+            return await self._ask(texts, begun)
+        flight.is_sent = True
+        try:
+            return await self._ask(texts, begun)
+        except BaseException:
+            flight.is_sent = False
+            raise
+
     async def takes_anything(self, group: str, holdings: Holdings, slot: Slot) -> bool:
         """Whether the provider takes inputs at all. One that never did is asked with a harmless text, within
         the quota and on the books like any other call."""
         if self._has_succeeded:
             return True
         try:
-            answer = await self.call([_harmless(group)], holdings, slot)
+            answer = await self.call([harmless_unit(group)], holdings, slot)
         except InputRejectedError:
             return False
         except ProviderError:
@@ -142,12 +181,13 @@ class Caller:
             self._gate.breaker.trial_abandoned()  # unless it has been decided
 
     async def _make_trial(self) -> bool:
-        unit = _harmless(_TRIAL_GROUP)
+        unit = harmless_unit(_TRIAL_GROUP)
         try:
             granted = await self._wait_for_quota(unit.tokens)
         except RateLimitedError:
             return False
-        begun = self._begin([unit], _Story(), granted)
+        # Not reserved, for the few tokens of a trial: only spent.
+        begun = self._begin([unit], Story(), granted, Reservation(uuid4(), unit.tokens, [], []))
         try:
             response = await self._ask([unit.text], begun)
         except ProviderUnavailableError as error:
@@ -164,13 +204,15 @@ class Caller:
             await patiently(partial(self._persistence.record_call, begun.answered(response), []))
         return True
 
-    def _begin(self, units: Sequence[Unit], story: _Story, granted: _Grant) -> _Begun:
+    def _begin(
+        self, units: Sequence[Unit], story: Story, granted: Grant, reservation: Reservation | None
+    ) -> Begun:
         sent_at = self._gate.sent(self._seat, sum(unit.tokens for unit in units))
-        begun = _Begun(self._worker_id, units, sent_at, granted)
+        begun = Begun(self._worker_id, units, sent_at, granted, reservation)
         story.first_sent_at = min(story.first_sent_at, begun.sent_at)
         return begun
 
-    async def _ask(self, texts: list[str], begun: _Begun) -> EmbeddingResponse:
+    async def _ask(self, texts: list[str], begun: Begun) -> EmbeddingResponse:
         response = await self._provider.embed(texts, Purpose.DOCUMENT)
         check_storable(response.vectors, self._generation.storage)
         self._has_succeeded = True
@@ -183,7 +225,7 @@ class Caller:
             )
         return response
 
-    async def _settle(self, begun: _Begun, counted: int | None) -> None:
+    async def _settle(self, begun: Begun, counted: int | None) -> None:
         """Enter what the provider counted otherwise than was granted. Once, for it must not be repeated: what is lost
         by a database that is away leaves the window within a minute."""
         if not counted or not self._has_token_limit:
@@ -195,7 +237,7 @@ class Caller:
             with contextlib.suppress(*AWAY):
                 await settle_quota(self._database, self._quota_key, more, age)
 
-    async def _wait_for_quota(self, tokens: int) -> _Grant:
+    async def _wait_for_quota(self, tokens: int) -> Grant:
         """Spend one call of the shared quota, of as many tokens as the provider will count. RateLimitedError where
         that takes too long to wait for here."""
         waited = 0.0
@@ -209,7 +251,7 @@ class Caller:
             await self._seat.pause(wait)
             waited += wait
             wait = await patiently(grant)
-        return _Grant(expected, time.monotonic())
+        return Grant(expected, time.monotonic())
 
     async def _confirm_leases(self, units: list[Unit], holdings: Holdings) -> None:
         """Whoever was frozen, or cannot say that it lives, asks what it still holds before it pays for it."""
@@ -217,7 +259,12 @@ class Caller:
             lost = await self._leases.confirm(self._database, holdings)
             self._drop_lost(units, lost)
 
-    async def _wait_out_limit(self, error: RateLimitedError, begun: _Begun, story: _Story) -> None:
+    def _drop_let_go(self, units: list[Unit], holdings: Holdings) -> None:
+        """What was given back while this call waited is not sent."""
+        if holdings.has_let_go:
+            self._drop_lost(units, ())
+
+    async def _wait_out_limit(self, error: RateLimitedError, begun: Begun, story: Story) -> None:
         """Everybody who shares the quota waits. Raises where this call had better wait in the queue."""
         delay = self._gate.limited(begun.sent_at, error.retry_after_seconds)
         self._on_event(CallFailed(self._generation.id, str(error), rate_limited=True))
@@ -227,7 +274,7 @@ class Caller:
             raise RateLimitedError(str(error), retry_after_seconds=delay) from error
 
     async def _wait_out_outage(
-        self, error: ProviderUnavailableError, units: Sequence[Unit], story: _Story, slot: Slot
+        self, error: ProviderUnavailableError, units: Sequence[Unit], story: Story, slot: Slot
     ) -> None:
         """A pause, without the slot. Raises where this call has been tried enough, or its seat is over."""
         self._on_event(CallFailed(self._generation.id, str(error)))
@@ -254,58 +301,6 @@ class Caller:
     async def _record_failure(self, call: Call, units: Sequence[Unit], holdings: Holdings) -> None:
         items = holdings.items(target.item_id for unit in units for target in unit.targets)
         await patiently(partial(self._persistence.record_call, call, items))
-
-
-class _Story:
-    """What a call has been through."""
-
-    def __init__(self) -> None:
-        self.first_sent_at = float("inf")
-        self.failures = 0
-        self.limits = 0
-        self.last_error: str | None = None
-
-
-class _Grant(NamedTuple):
-    """What of the quota was spent on a call, and when."""
-
-    tokens: int
-    at: float
-
-
-class _Begun:
-    """A call that is out: what the ledger will say of it."""
-
-    def __init__(self, worker_id: UUID, units: Sequence[Unit], sent_at: float, granted: _Grant) -> None:
-        self.sent_at = sent_at
-        self.granted = granted
-        self.tokens = sum(unit.tokens for unit in units)
-        self._id = uuid4()
-        self._worker_id = worker_id
-        self._usage_type = units[0].group.partition(" ")[0]
-        self._inputs = len(units)
-        self._started = time.monotonic()
-
-    def answered(self, response: EmbeddingResponse) -> Call:
-        return self._entry(self.tokens if response.tokens is None else response.tokens, None)
-
-    def failed(self, error: ProviderError) -> Call:
-        return self._entry(self.tokens if error.charged else 0, str(error))
-
-    def _entry(self, tokens: int, error: str | None) -> Call:
-        return Call(
-            id=self._id,
-            worker_id=self._worker_id,
-            usage_type=self._usage_type,
-            inputs=self._inputs,
-            tokens=tokens,
-            latency_ms=int((time.monotonic() - self._started) * 1000),
-            error=error,
-        )
-
-
-def _harmless(group: str) -> Unit:
-    return Unit(b"", _HARMLESS, _HARMLESS_TOKENS, group, [])
 
 
 def call_limits(pipeline: Pipeline, provider: EmbeddingProvider) -> CallLimits:

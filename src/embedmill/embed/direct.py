@@ -19,11 +19,13 @@ from embedmill.database.patience import patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
-from embedmill.embed.calling import call_limits
+from embedmill.embed.budgeting import Budgets
+from embedmill.embed.calling import BUDGET_POLL_SECONDS, call_limits
 from embedmill.embed.direct_persistence import DirectPersistence, DirectWork
-from embedmill.embed.results import Call
+from embedmill.embed.results import Call, Reservation
 from embedmill.embed.vector_copy import check_storable
 from embedmill.errors import (
+    BudgetReachedError,
     InputRejectedError,
     ProviderError,
     ProviderRefusedError,
@@ -41,6 +43,8 @@ _DIRECT = load_queries("embedmill.embed", "direct.sql")
 USAGE_TYPE = "internal_ingestion"
 # A call is tried again so often while the provider is away, some two minutes, before the document is given up.
 MOST_FAILURES = 6
+# After a wait that was longer, whether the job was cancelled meanwhile is asked before the call is made.
+HEED_SECONDS = 2.0
 # Chunks of a document that are held in memory at a time.
 _PAGE = 2000
 
@@ -65,6 +69,7 @@ class DirectEmbedder:
         self._worker_id = worker_id
         self._on_event = on_event
         self._persistence = DirectPersistence(database, pipeline)
+        self._budgets = Budgets(database, pipeline, worker_id)
         self._chance = random.Random()  # noqa: S311 - jitter, no secret
         self._provider: EmbeddingProvider | None = None
         self._has_succeeded = False
@@ -83,6 +88,8 @@ class DirectEmbedder:
         message = None
         try:
             await self._embed_document(document_id, job_id)
+        except BudgetReachedError as error:
+            message = str(error)
         except ProviderError as error:
             message = str(error)
             is_fatal = isinstance(error, ProviderRefusedError)
@@ -101,6 +108,7 @@ class DirectEmbedder:
                 _DIRECT["load_chunks"],
                 {
                     "generation_id": self._generation.id,
+                    "tenant_id": self._pipeline.tenant_id,
                     "document_id": document_id,
                     "first_ordinal": first_ordinal,
                     "limit": _PAGE,
@@ -109,6 +117,7 @@ class DirectEmbedder:
             if not rows:
                 break
             first_ordinal = rows[-1][1] + 1
+            self._budgets.watch(has_budget=rows[0][5])
             units = [Unit(bytes(r[3]), r[4], r[2], USAGE_TYPE, [Target(0, r[0])]) for r in rows]
             await self._embed_units(await self._reuse(units, work), work, config)
 
@@ -128,7 +137,7 @@ class DirectEmbedder:
     async def _embed_call(self, units: list[Unit], work: DirectWork) -> None:
         """One call, or the halves of one that holds a text which the provider refuses."""
         try:
-            response, call = await self._call(units, work)
+            answer = await self._call(units, work)
         except InputRejectedError as error:
             if not await self._takes_anything(work):
                 self._refusal = ProviderRefusedError(f"the provider rejects every input: {error}")
@@ -141,6 +150,9 @@ class DirectEmbedder:
             await self._embed_call(units[:middle], work)
             await self._embed_call(units[middle:], work)
         else:
+            if answer is None:
+                return
+            response, call = answer
             vectors = await patiently(
                 partial(self._persistence.write_response, call, units, response.vectors, work)
             )
@@ -148,20 +160,28 @@ class DirectEmbedder:
                 CallSucceeded(self._generation.id, len(units), vectors, call.tokens, call.latency_ms / 1000)
             )
 
-    async def _call(self, units: Sequence[Unit], work: DirectWork) -> tuple[EmbeddingResponse, Call]:
-        """Ask the provider, waiting out limits and short outages. Raises the ProviderError that remains."""
+    async def _call(self, units: Sequence[Unit], work: DirectWork) -> tuple[EmbeddingResponse, Call] | None:
+        """Ask the provider, waiting out limits and short outages; None where the job was cancelled during a wait.
+        Raises the ProviderError that remains, and BudgetReachedError."""
         provider = self._open_provider()
         tokens = sum(unit.tokens for unit in units)
         failures = limits = 0
+        asked_at = time.monotonic()
         while True:
+            call_id = uuid4()
+            reservation = await self._reserve(Reservation(call_id, tokens, [work.job_id], [tokens]))
             await self._wait_for_quota(tokens)
-            started = time.monotonic()
-            entry = partial(self._entry, uuid4(), len(units), started)
+            if time.monotonic() - asked_at > HEED_SECONDS and not await self._is_wanted(work):
+                await self._budgets.release(reservation)
+                return None
+            started = asked_at = time.monotonic()
+            entry = partial(self._entry, call_id, len(units), started, reservation)
             try:
                 response = await provider.embed([unit.text for unit in units], Purpose.DOCUMENT)
                 check_storable(response.vectors, self._generation.storage)
             except RateLimitedError as error:
                 limits += 1
+                await self._budgets.release(reservation)
                 wait = error.retry_after_seconds or backoff_seconds(limits, self._chance)
                 self._on_event(CallFailed(self._generation.id, str(error), rate_limited=True))
                 await patiently(
@@ -186,11 +206,31 @@ class DirectEmbedder:
         if self._has_succeeded:
             return True
         try:
-            _, call = await self._call([Unit(b"", "embedmill", 8, USAGE_TYPE, [])], work)
+            answer = await self._call([Unit(b"", "embedmill", 8, USAGE_TYPE, [])], work)
         except InputRejectedError:
             return False
-        await patiently(partial(self._persistence.record_call, call, work))
+        if answer is not None:
+            await patiently(partial(self._persistence.record_call, answer[1], work))
         return True
+
+    async def _reserve(self, reservation: Reservation) -> Reservation | None:
+        """What the call may cost; where calls that are under way may still leave the room, they are waited for."""
+        while self._budgets.bind:
+            refusals = await self._budgets.reserve(reservation)
+            if not refusals:
+                return reservation
+            if reached := [refusal for refusal in refusals if refusal.is_reached]:
+                await self._budgets.park(reached, reservation)
+                raise BudgetReachedError(reached[0].message)
+            await asyncio.sleep(BUDGET_POLL_SECONDS)
+        return None
+
+    async def _is_wanted(self, work: DirectWork) -> bool:
+        row = await patiently(
+            partial(self._database.fetch_one, _DIRECT["is_wanted"], {"job_id": work.job_id})
+        )
+        work.is_wanted = bool(row and row[0])
+        return work.is_wanted
 
     async def _wait_for_quota(self, tokens: int) -> None:
         grant = partial(grant_quota, self._database, self._pipeline.quota_key, tokens)
@@ -223,7 +263,15 @@ class DirectEmbedder:
             self._provider = self._build_provider(self._generation.spec)
         return self._provider
 
-    def _entry(self, call_id: UUID, inputs: int, started: float, tokens: int, error: str | None) -> Call:
+    def _entry(
+        self,
+        call_id: UUID,
+        inputs: int,
+        started: float,
+        reservation: Reservation | None,
+        tokens: int,
+        error: str | None,
+    ) -> Call:
         return Call(
             id=call_id,
             worker_id=self._worker_id,
@@ -232,4 +280,5 @@ class DirectEmbedder:
             tokens=tokens,
             latency_ms=int((time.monotonic() - started) * 1000),
             error=error,
+            reservation=reservation,
         )

@@ -110,6 +110,7 @@ class DirectPersistence:
                         await copy.write(piece)
             await self._books.record_usage(connection, call, {work.job_id})
             await self._count(connection, work, embedded=len(ours), tokens=call.tokens)
+            await self._books.settle_budget(connection, call)
         return len(ours)
 
     async def bury_chunks(self, unit: Unit, message: str, work: DirectWork) -> None:
@@ -170,7 +171,8 @@ class DirectPersistence:
     async def record_call(self, call: Call, work: DirectWork) -> None:
         """A call that brought no vectors: the ledger says so, and what it may have cost."""
         async with self._database.transaction() as connection:
-            await self._books.record_usage(connection, call, {work.job_id})
+            if await self._books.record_usage(connection, call, {work.job_id}):
+                await self._books.settle_budget(connection, call)
 
     async def end_job(self, document_id: int, job_id: UUID, message: str | None) -> None:
         """Completed if nothing is lacking, failed with the message else; a cancelled job stays so."""

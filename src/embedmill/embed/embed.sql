@@ -1,6 +1,16 @@
+-- name: hold_items
+-- Locks what is still held by these tokens, and says which of it somebody wants to stop.
+SELECT item_id, is_cancelled FROM embedmill.hold_items_heeding_cancels(%(item_ids)s, %(lease_tokens)s);
+
+-- name: return_stray_items
+-- Gives back what this worker holds without knowing.
+SELECT embedmill.return_stray_items(%(worker_id)s, %(generation_id)s, %(known)s::bigint[]);
+
 -- name: load_chunks
--- The chunks of claimed items that still need a vector.
-SELECT item_id, chunk_id, token_count, content_hash, text
+-- The chunks of claimed items that still need a vector; with them, at no query of its own, whether the tenant has
+-- any budget.
+SELECT item_id, chunk_id, token_count, content_hash, text,
+       (SELECT EXISTS (SELECT FROM embedmill.budgets b WHERE b.tenant_id = %(tenant_id)s))
   FROM embedmill.load_chunks(%(generation_id)s, %(item_ids)s);
 
 -- name: find_donors
@@ -37,6 +47,20 @@ ON CONFLICT (call_id) DO NOTHING;
 -- name: is_recorded
 -- Whether a call was committed, when the answer to COMMIT was lost.
 SELECT EXISTS (SELECT FROM embedmill.llm_usage_log WHERE call_id = %(call_id)s);
+
+-- name: reserve_budget
+-- Reserves what a call may cost; rows say which budgets have no room.
+SELECT budget_id, job_id, verdict, limit_usd, spent_usd
+  FROM embedmill.reserve_budget(%(tenant_id)s, %(worker_id)s, %(call_id)s, %(amount)s, %(jobs)s::uuid[],
+                                %(amounts)s::numeric[]);
+
+-- name: settle_budget
+-- What a call did cost, in place of what it had reserved.
+SELECT embedmill.settle_budget(%(tenant_id)s, %(call_id)s, %(amount)s, %(jobs)s::uuid[], %(amounts)s::numeric[]);
+
+-- name: park_budget
+-- What waits on a budget that is reached waits without an end; how many items.
+SELECT embedmill.park_budget(%(budget_id)s, %(amount)s, %(jobs)s::uuid[], %(limit)s);
 
 -- name: advance_items
 -- Tokens so far and a later deadline for items that have more chunks to come.

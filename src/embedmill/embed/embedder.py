@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from embedmill.core.batching import Packer, Unit
 from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
+from embedmill.embed.budgeting import Budgets
 from embedmill.embed.calling import Caller, call_limits
 from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Slot
 from embedmill.embed.holding import Holdings, LeaseWatch
@@ -41,7 +42,6 @@ from embedmill.errors import (
 )
 from embedmill.events import CallFailed, CallSucceeded, ChunkRefused, Event, ItemsEnded, VectorsReused
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse
-from embedmill.queue.items import return_strays
 
 # A provider that refuses us (key, model, credit) is asked again after this long, should a person have acted.
 REFUSED_DELAY_SECONDS = 60.0
@@ -87,6 +87,7 @@ class Embedder:
         self._packer = Packer(limits)
         self._holdings = Holdings()
         self._traffic = Traffic()
+        self._budgets = Budgets(database, pipeline, worker_id)
         self._loader = Loader(
             database,
             pipeline,
@@ -95,6 +96,7 @@ class Embedder:
             traffic=self._traffic,
             batch_size=batch_size,
             lease_seconds=lease_seconds,
+            on_budget=lambda has_budget: self._budgets.watch(has_budget=has_budget),
         )
         self._returns = Returns(
             database,
@@ -116,6 +118,8 @@ class Embedder:
             worker_id=worker_id,
             leases=LeaseWatch(lease_age=lease_age, heartbeat_seconds=heartbeat_seconds),
             drop_lost=self._returns.drop_lost,
+            turn_away=self._returns.turn_away,
+            budgets=self._budgets,
             on_event=on_event,
             chance=chance,
         )
@@ -139,6 +143,14 @@ class Embedder:
         self._yields = True
         if at_once:
             self._turn_steps = 0
+
+    async def heed(self, cancelled: Collection[int], *, has_budget: bool) -> None:
+        """What the worker's look has found: items whose job was cancelled, which may be this embedder's, and whether
+        the tenant has any budget."""
+        if has_budget:
+            self._budgets.watch(has_budget=True)
+        if cancelled:
+            await self._returns.stop(cancelled)
 
     def seconds_unmoved(self) -> float:
         """For how long nothing was sent, written or copied: it waits for others, or its provider hangs."""
@@ -208,17 +220,13 @@ class Embedder:
                 outcomes = await self._loader.load_more(self._packer, self._holdings)
             except AWAY:
                 # A claim may have been committed without our knowing: what we do not hold goes back.
-                held = [held.item.id for held in self._holdings.all()]
-                await patiently(
-                    partial(return_strays, self._database, self._worker_id, self._generation_id, held)
-                )
+                await patiently(partial(self._loader.return_strays, self._holdings))
                 return
             if outcomes is None:
                 return
             for outcome in outcomes:
                 self._move()
-                self._note_ends(outcome, reused=True)
-                await self._returns.give_back_incomplete(outcome.incomplete)
+                await self._see_to(outcome, reused=True)
 
     async def _wait_for_news(self) -> None:
         """Until a call ends, or a moment has passed in which work may have been enqueued."""
@@ -228,7 +236,7 @@ class Embedder:
 
     async def _fly(self, flight: Flight, slot: Slot) -> None:
         try:
-            await self._perform(flight.units, slot)
+            await self._perform(flight.units, slot, flight)
         finally:
             self._calls_out -= 1
             self._moved_at = time.monotonic()
@@ -236,10 +244,10 @@ class Embedder:
             slot.release()
             await self._returns.settle(flight)
 
-    async def _perform(self, units: list[Unit], slot: Slot) -> None:
+    async def _perform(self, units: list[Unit], slot: Slot, flight: Flight) -> None:
         """One call and what follows from its end."""
         try:
-            answer = await self._caller.call(units, self._holdings, slot)
+            answer = await self._caller.call(units, self._holdings, slot, flight)
         except RateLimitedError as error:
             delay = error.retry_after_seconds or LONGEST_WAIT_SECONDS
             # Whoever calls next would wait as long: the backlog stays where it is.
@@ -247,7 +255,7 @@ class Embedder:
             self.trouble = f"a limit holds it back: {error}"
             self._returns.judge(units, "rate_limited", error, delay_seconds=delay)
         except InputRejectedError as error:
-            await self._isolate(units, error, slot)
+            await self._isolate(units, error, slot, flight)
         except ProviderRefusedError as error:
             self._give_up(units, error)
         except ProviderAwayError as error:
@@ -275,10 +283,11 @@ class Embedder:
                 self._generation_id, len(units), outcome.vectors, call.tokens, call.latency_ms / 1000
             )
         )
-        self._note_ends(outcome, reused=False)
-        await self._returns.give_back_incomplete(outcome.incomplete)
+        await self._see_to(outcome, reused=False)
 
-    async def _isolate(self, units: list[Unit], error: InputRejectedError, slot: Slot) -> None:
+    async def _isolate(
+        self, units: list[Unit], error: InputRejectedError, slot: Slot, flight: Flight
+    ) -> None:
         """Find the text that the provider refuses: halve the call until it stands alone, then bury it.
 
         A provider that has not taken anything yet may refuse every call (a wrong parameter, say): one tiny
@@ -293,12 +302,11 @@ class Embedder:
             outcome = await patiently(
                 partial(self._persistence.bury_chunks, units[0], "input_rejected", str(error), self._holdings)
             )
-            self._note_ends(outcome, reused=False)
-            await self._returns.give_back_incomplete(outcome.incomplete)
+            await self._see_to(outcome, reused=False)
         else:
             middle = len(units) // 2
-            await self._perform(units[:middle], slot)
-            await self._perform(units[middle:], slot)
+            await self._perform(units[:middle], slot, flight)
+            await self._perform(units[middle:], slot, flight)
 
     def _give_up(self, units: Sequence[Unit], error: ProviderRefusedError) -> None:
         """No call can succeed until a person acts: nobody's attempt."""
@@ -306,6 +314,13 @@ class Embedder:
         self.trouble = f"the provider refuses us: {error}"
         self._on_event(CallFailed(self._generation_id, str(error), fatal=True))
         self._returns.judge(units, "provider_refused", error, delay_seconds=REFUSED_DELAY_SECONDS)
+
+    async def _see_to(self, outcome: Outcome, *, reused: bool) -> None:
+        """What follows from a write: ends are noted, what lacks a vector goes back, what is to stop is let go."""
+        self._note_ends(outcome, reused=reused)
+        await self._returns.give_back_incomplete(outcome.incomplete)
+        if outcome.cancelled:
+            await self._returns.stop([item.id for item in outcome.cancelled])
 
     def _note_ends(self, outcome: Outcome, *, reused: bool) -> None:
         self._holdings.forget(outcome.completed)

@@ -31,6 +31,8 @@ class Holdings:
 
     def __init__(self) -> None:
         self._held: dict[int, HeldItem] = {}
+        # Something was given back of which a call that is not sent yet may still carry a part.
+        self.has_let_go = False
 
     def __len__(self) -> int:
         return len(self._held)

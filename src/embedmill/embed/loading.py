@@ -4,7 +4,7 @@ unit; must not call a provider."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -34,10 +34,14 @@ class Loader:
         traffic: Traffic,
         batch_size: int,
         lease_seconds: float,
+        on_budget: Callable[[bool], None] = lambda has_budget: None,
     ) -> None:
-        """A claim brings at most `batch_size` items: it is a transaction and a load."""
+        """A claim brings at most `batch_size` items: it is a transaction and a load. `on_budget` is told with each
+        load whether the tenant has any budget."""
         self._database = database
         self._generation_id = pipeline.generation.id
+        self._tenant_id = pipeline.tenant_id
+        self._on_budget = on_budget
         self._persistence = persistence
         self._worker_id = worker_id
         self._batch_size = batch_size
@@ -67,6 +71,17 @@ class Loader:
             )  # half loaded: better claimed again than held without anybody at work on it
             raise
 
+    async def return_strays(self, holdings: Holdings) -> None:
+        """Give back what a claim has brought whose answer was lost."""
+        await self._database.fetch(
+            _SQL["return_stray_items"],
+            {
+                "worker_id": self._worker_id,
+                "generation_id": self._generation_id,
+                "known": [held.item.id for held in holdings.all()],
+            },
+        )
+
     async def load(self, items: list[Item], packer: Packer, holdings: Holdings) -> list[Outcome]:
         """Take claimed items in hand. One that is in hand already was lost and claimed again: it begins anew."""
         packer.drop_items(item.id for item in items if item.id in holdings)
@@ -77,8 +92,14 @@ class Loader:
             outcomes.append(await self._delete(deletions))
         rows = await self._database.fetch(
             _SQL["load_chunks"],
-            {"generation_id": self._generation_id, "item_ids": [item.id for item in items]},
+            {
+                "generation_id": self._generation_id,
+                "tenant_id": self._tenant_id,
+                "item_ids": [item.id for item in items],
+            },
         )
+        if rows:
+            self._on_budget(rows[0][5])
         chunks = [_Wanted(Target(row[0], row[1]), row[2], row[3], row[4]) for row in rows]
         waiting = Counter(chunk.target.item_id for chunk in chunks)
         for item in items:

@@ -23,9 +23,12 @@ from embedmill.embed.holding import Holdings
 from embedmill.embed.results import Call, Donor, Outcome, Written
 from embedmill.embed.vector_copy import encode_vectors
 from embedmill.ports import Vectors
-from embedmill.queue.items import Item, complete_items, hold_items
+from embedmill.queue.items import Item, complete_items
 
 _SQL = load_queries("embedmill.embed", "embed.sql")
+
+Held = dict[int, bool]
+"""The items of a write that are still ours, and for each whether somebody wants it to stop."""
 
 
 class Persistence:
@@ -67,7 +70,7 @@ class Persistence:
     ) -> Outcome:
         items = holdings.items(target.item_id for unit in units for target in unit.targets)
         async with self._counted(holdings) as (connection, done):
-            held = await hold_items(connection, items)
+            held = await self._hold(connection, items)
             if await self._is_recorded(connection, call):
                 return await self._resume(connection, units, items, held, holdings, done)
             written, hashes, rows = self._select_targets(call, units, held, skip)
@@ -79,9 +82,11 @@ class Persistence:
                     for piece in pieces:
                         await copy.write(piece)
             await self._books.record_usage(connection, call, {item.job_id for item in items})
-            return await self._settle(
+            outcome = await self._settle(
                 connection, items, held, written, holdings, done, embedded=len(written.ours)
             )
+            await self._books.settle_budget(connection, call)
+            return outcome
 
     async def reuse_vectors(
         self, wanted: Sequence[tuple[Target, Donor]], holdings: Holdings
@@ -92,7 +97,7 @@ class Persistence:
         """
         items = holdings.items(target.item_id for target, _ in wanted)
         async with self._counted(holdings) as (connection, done):
-            held = await hold_items(connection, items)
+            held = await self._hold(connection, items)
             by_generation: dict[int, list[tuple[Target, Donor]]] = defaultdict(list)
             for target, donor in wanted:
                 if target.item_id in held:
@@ -118,7 +123,7 @@ class Persistence:
         """Dead-letter every chunk of a text that the provider refuses; their items go on without them."""
         items = holdings.items(target.item_id for target in unit.targets)
         async with self._counted(holdings) as (connection, done):
-            held = await hold_items(connection, items)
+            held = await self._hold(connection, items)
             buried = [target for target in dict.fromkeys(unit.targets) if target.item_id in held]
             cursor = await connection.execute(
                 _SQL["bury_chunks"],
@@ -138,13 +143,24 @@ class Persistence:
     async def complete_empty(self, items: Sequence[Item], holdings: Holdings) -> Outcome:
         """End items whose every chunk had its vector already when they were claimed."""
         async with self._counted(holdings) as (connection, done):
-            held = await hold_items(connection, items)
+            held = await self._hold(connection, items)
             return await self._settle(connection, items, held, Written([], [], []), holdings, done)
 
     async def record_call(self, call: Call, items: Sequence[Item]) -> None:
         """A call that brought no vectors: the ledger says so, and what it may have cost."""
         async with self._database.transaction() as connection:
-            await self._books.record_usage(connection, call, {item.job_id for item in items})
+            if await self._books.record_usage(connection, call, {item.job_id for item in items}):
+                await self._books.settle_budget(connection, call)
+
+    @staticmethod
+    async def _hold(connection: Connection, items: Sequence[Item]) -> Held:
+        """Lock those of the items that are still ours, to the end of the transaction, and learn whose job was
+        cancelled: at the cost of no query of its own."""
+        cursor = await connection.execute(
+            _SQL["hold_items"],
+            {"item_ids": [item.id for item in items], "lease_tokens": [item.lease_token for item in items]},
+        )
+        return dict(await cursor.fetchall())
 
     async def _is_recorded(self, connection: Connection, call: Call) -> bool:
         cursor = await connection.execute(_SQL["is_recorded"], {"call_id": call.id})
@@ -152,7 +168,7 @@ class Persistence:
         return bool(row and row[0])
 
     def _select_targets(
-        self, call: Call, units: Sequence[Unit], held: set[int], skip: set[int]
+        self, call: Call, units: Sequence[Unit], held: Held, skip: set[int]
     ) -> tuple[Written, list[bytes], list[int]]:
         """What of the response is still wanted, and for each chunk that we write its hash and its row of the
         response; a text's share of the tokens that the provider counted is charged to its first target."""
@@ -181,7 +197,7 @@ class Persistence:
         self,
         connection: Connection,
         items: Sequence[Item],
-        held: set[int],
+        held: Held,
         written: Written,
         holdings: Holdings,
         done: dict[int, int],
@@ -217,14 +233,14 @@ class Persistence:
                 _SQL["count_coverage"],
                 {"generation_id": self._generation.id, "embedded": embedded, "unembeddable": buried},
             )
-        return Outcome.of(embedded, items, held, ending, completed)
+        return Outcome.of(embedded, items, held, ending, completed, _cancelled(held))
 
     async def _resume(
         self,
         connection: Connection,
         units: Sequence[Unit],
         items: Sequence[Item],
-        held: set[int],
+        held: Held,
         holdings: Holdings,
         done: dict[int, int],
     ) -> Outcome:
@@ -235,12 +251,12 @@ class Persistence:
         await self._books.advance_jobs(
             connection, items, Written([], [], []), {}, completed, reused=False, buried=False
         )
-        ended = {item.id for item in items} - held
-        return Outcome.of(0, items, held | ended, ending, completed | ended)
+        ended = {item.id for item in items} - held.keys()
+        return Outcome.of(0, items, held.keys() | ended, ending, completed | ended, _cancelled(held))
 
     @staticmethod
     def _count_down(
-        targets: Sequence[Target], held: set[int], holdings: Holdings, done: dict[int, int]
+        targets: Sequence[Target], held: Held, holdings: Holdings, done: dict[int, int]
     ) -> list[int]:
         """Take the targets off their items' counts; returns the held items that wait for nothing more.
 
@@ -267,3 +283,7 @@ class Persistence:
                 if held_item is not None:
                     held_item.waiting += count
             raise
+
+
+def _cancelled(held: Held) -> set[int]:
+    return {item_id for item_id, is_cancelled in held.items() if is_cancelled}

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import msgspec
 
 from embedmill.core.batching import Target
 from embedmill.queue.items import Item
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """What a call has reserved in budgets: `tokens` in all, at the most, and each job's part of them."""
+
+    call_id: UUID
+    tokens: int
+    jobs: list[UUID]
+    job_tokens: list[int]
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -21,27 +30,37 @@ class Call(msgspec.Struct, frozen=True):
     tokens: int
     latency_ms: int
     error: str | None = None
+    reservation: Reservation | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """What a write changed: vectors written, items that ended, items that were not ours any more, and items
-    that should have ended but miss a vector."""
+    that should have ended but miss a vector. `cancelled` are ours, and somebody wants them to stop."""
 
     vectors: int
     completed: list[Item]
     lost: list[Item]
     incomplete: list[Item]
+    cancelled: list[Item] = []
 
     @classmethod
     def of(
-        cls, vectors: int, items: Sequence[Item], held: set[int], ending: Sequence[int], completed: set[int]
+        cls,
+        vectors: int,
+        items: Sequence[Item],
+        held: Collection[int],
+        ending: Sequence[int],
+        completed: set[int],
+        cancelled: Collection[int] = (),
     ) -> Outcome:
-        """From the items of a write: those that were `held`, should be `ending`, and are `completed`."""
+        """From the items of a write: those that were `held`, should be `ending`, and are `completed`; of the others
+        those that are to stop."""
         return cls(
             vectors=vectors,
             completed=[item for item in items if item.id in completed],
             lost=[item for item in items if item.id not in held],
             incomplete=[item for item in items if item.id in ending and item.id not in completed],
+            cancelled=[item for item in items if item.id in cancelled and item.id not in completed],
         )
 
 

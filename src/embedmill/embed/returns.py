@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from uuid import UUID
 
 from embedmill.core.batching import Packer, Unit
 from embedmill.core.retrying import backoff_seconds
@@ -16,6 +17,9 @@ from embedmill.embed.traffic import Flight, Traffic
 from embedmill.errors import BadResponseError, ProviderError
 from embedmill.events import Event, ItemsEnded
 from embedmill.queue.items import Item, Return, Waiting, return_items
+
+# Ends them in the database, where their flag says so.
+_CANCELLED = Return(Waiting.PENDING, 0, 0, "cancelled", None)
 
 
 class Returns:
@@ -71,6 +75,33 @@ class Returns:
         rest = [held.item for held in self._holdings.all() if in_flight or not held.calls_in_flight]
         self._packer.drop_items([item.id for item in rest])
         await self._give_back(rest, Return(Waiting.PENDING, 0, 0, "stopped", None))
+
+    async def stop(self, item_ids: Collection[int]) -> None:
+        """Somebody has cancelled the job of these items. Nothing more of them is sent; what the provider has of them is
+        written before they go back. The database ends them, unless they were resumed meanwhile."""
+        cancelled = [held for item_id in item_ids if (held := self._holdings.get(item_id)) is not None]
+        for held in cancelled:
+            held.verdict = _CANCELLED
+        self._packer.drop_items([held.item.id for held in cancelled])
+        idle = [held for held in cancelled if not self._traffic.is_sent(held)]
+        if any(held.calls_in_flight for held in idle):
+            self._holdings.has_let_go = True
+        await self._give_back([held.item for held in idle], _CANCELLED)
+
+    def turn_away(self, units: list[Unit], jobs: Collection[UUID] | None, verdict: Return) -> None:
+        """Take out of a call that is about to be sent what these jobs would pay for (None: all of it), and give their
+        items back."""
+        items = self._holdings.items(target.item_id for unit in units for target in unit.targets)
+        away = {item.id for item in items if jobs is None or item.job_id in jobs}
+        for item in items:
+            held = self._holdings.get(item.id)
+            if item.id in away and held is not None:
+                held.verdict = verdict
+        for unit in units:
+            unit.targets[:] = [target for target in unit.targets if target.item_id not in away]
+        self._traffic.close([unit for unit in units if not unit.targets])
+        units[:] = [unit for unit in units if unit.targets]
+        self._packer.drop_items(away)
 
     async def give_back_incomplete(self, items: Sequence[Item]) -> None:
         """Items that should have ended but miss a vector: back to the queue, which finds what is missing."""

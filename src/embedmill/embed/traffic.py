@@ -15,11 +15,13 @@ from embedmill.embed.holding import HeldItem, Holdings
 
 
 class Flight:
-    """One call on its way: its units, and the items that have a chunk on board."""
+    """One call on its way: its units, and the items that have a chunk on board. `is_sent` from when the provider has
+    it, until it has failed or its end: what is on board is, or may be, paid for."""
 
     def __init__(self, units: list[Unit], passengers: list[HeldItem]) -> None:
         self.units = units
         self.passengers = set(passengers)
+        self.is_sent = False
 
 
 class Traffic:
@@ -28,12 +30,18 @@ class Traffic:
     def __init__(self) -> None:
         self._aloft: dict[bytes, tuple[Unit, Flight]] = {}
         self._landing: dict[bytes, asyncio.Future[None]] = {}
+        self._flights: set[Flight] = set()
 
     def take_off(self, units: list[Unit], holdings: Holdings) -> Flight:
         flight = Flight(units, holdings.depart(target.item_id for unit in units for target in unit.targets))
         for unit in units:
             self._aloft[unit.content_hash] = (unit, flight)
+        self._flights.add(flight)
         return flight
+
+    def is_sent(self, held: HeldItem) -> bool:
+        """Whether the provider has, or has answered, a call with a part of this item."""
+        return any(flight.is_sent and held in flight.passengers for flight in self._flights)
 
     def board(self, unit: Unit, holdings: Holdings) -> bool:
         """Join a call that carries the same text; False where there is none (or it is a suspect's own)."""
@@ -73,6 +81,7 @@ class Traffic:
     def end(self, flight: Flight, holdings: Holdings) -> list[HeldItem]:
         """The call is over for good; returns the items that may go back now."""
         self.close(flight.units)
+        self._flights.discard(flight)
         return holdings.arrive(flight.passengers)
 
     async def landed(self, content_hashes: Iterable[bytes]) -> None:

@@ -19,6 +19,7 @@ from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 
 _SQL = load_queries("embedmill.ingest", "ingest.sql")
+_STAGING = load_queries("embedmill.ingest", "staging.sql")
 
 _Place = tuple[str, str, str] | tuple[None, None, None]
 
@@ -31,6 +32,8 @@ class SourceContent(msgspec.Struct, frozen=True):
     name: str
     size_bytes: int | None
     content_hash: bytes | None
+    metadata: dict[str, Any] = {}
+    """What a person says of it; stands over what the parser found under the same name."""
 
 
 class Launched(msgspec.Struct, frozen=True):
@@ -45,15 +48,22 @@ class Launched(msgspec.Struct, frozen=True):
     direct_reason: str | None = None
 
 
+class ParseLease(msgspec.Struct, frozen=True):
+    """A job that was claimed for parsing, and the proof of it."""
+
+    job_id: UUID
+    lease_token: int
+
+
 class Storing:
-    """Writes documents of one pipeline, on behalf of one run (`batch_id`)."""
+    """Writes documents of one pipeline, on behalf of one run (`batch_id`), or of jobs that have their own."""
 
     def __init__(
         self,
         database: Database,
         pipeline: Pipeline,
         *,
-        batch_id: UUID,
+        batch_id: UUID | None,
         priority: str = "medium",
         usage_type: str = "internal_ingestion",
     ) -> None:
@@ -75,17 +85,47 @@ class Storing:
             document_id, version = await self._save_document(connection, content, document, len(chunks))
             if version > 1:
                 await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
-            await connection.execute(
-                _SQL["save_text"],
-                {
-                    "document_id": document_id,
-                    "tenant_id": self._pipeline.tenant_id,
-                    "text": document.text,
-                },
-            )
+            await self._save_text(connection, document_id, document)
             await self._replace_chunks(connection, document_id, document, chunks, is_new=version == 1)
             job_id = await self._create_job(connection, document_id, chunks)
             return await self._launch(connection, document_id, job_id, len(chunks))
+
+    async def save_parsed(
+        self, lease: ParseLease, content: SourceContent, document: ParsedDocument, chunks: Sequence[Chunk]
+    ) -> Launched | None:
+        """Make this the content of a job's document: its preview is ready, and where it is to be launched by itself
+        it is. None where the lease is over: the job was cancelled, or somebody else parses it."""
+        async with self._database.transaction() as connection:
+            cursor = await connection.execute(_STAGING["hold_parsing"], msgspec.structs.asdict(lease))
+            row = await cursor.fetchone()
+            if not (row and row[0]):
+                return None
+            document_id, version = await self._save_document(connection, content, document, len(chunks))
+            await connection.execute(
+                _STAGING["supersede"], {"document_id": document_id, "job_id": lease.job_id}
+            )
+            await self._save_text(connection, document_id, document)
+            await self._replace_chunks(connection, document_id, document, chunks, is_new=version == 1)
+            cursor = await connection.execute(
+                _STAGING["end_parsing"],
+                {
+                    "job_id": lease.job_id,
+                    "total_chunks": len(chunks),
+                    "total_tokens": sum(chunk.tokens for chunk in chunks),
+                    "cost_usd": None if self._pipeline.price_per_million_tokens is None else 0,
+                },
+            )
+            row = await cursor.fetchone()
+            assert row is not None  # noqa: S101 - the job of a lease stands as long as its row of the parse queue
+            if not row[0]:
+                return Launched(lease.job_id, document_id, len(chunks), 0, 0)
+            launched = await self._launch(
+                connection, document_id, lease.job_id, len(chunks), batch_id=row[1], priority=row[2]
+            )
+            if launched.direct_reason is not None:
+                # Whoever takes it up again finds it launched, and embeds it without the queue.
+                await connection.execute(_STAGING["dispatch_job"], {"job_id": lease.job_id})
+            return launched
 
     async def save_failure(self, content: SourceContent, reason: str, message: str) -> None:
         """The source cannot be read as text: say so on its document, and let go of its older content."""
@@ -148,12 +188,18 @@ class Storing:
         cursor = await connection.execute(
             _SQL["save_document"],
             {
-                **msgspec.structs.asdict(content),
+                "source_type": content.source_type,
+                "source_id": content.source_id,
+                "name": content.name,
+                "size_bytes": content.size_bytes,
+                "content_hash": content.content_hash,
                 "tenant_id": self._pipeline.tenant_id,
                 "pipeline_id": self._pipeline.id,
                 "title": document.title if document else None,
                 "media_type": document.media_type if document else None,
-                "metadata": msgspec.json.encode(document.metadata if document else {}).decode(),
+                "metadata": msgspec.json.encode(
+                    {**(document.metadata if document else {}), **content.metadata}
+                ).decode(),
                 "chunk_count": chunk_count,
                 "error_reason": error_reason,
                 "error_message": error_message,
@@ -162,6 +208,12 @@ class Storing:
         row = await cursor.fetchone()
         assert row is not None  # noqa: S101 - RETURNING of an upsert without WHERE gives its row
         return row[0], row[1]
+
+    async def _save_text(self, connection: Connection, document_id: int, document: ParsedDocument) -> None:
+        await connection.execute(
+            _SQL["save_text"],
+            {"document_id": document_id, "tenant_id": self._pipeline.tenant_id, "text": document.text},
+        )
 
     async def _replace_chunks(
         self,
@@ -261,14 +313,23 @@ class Storing:
         job_id: UUID = row[0]
         return job_id
 
-    async def _launch(self, connection: Connection, document_id: int, job_id: UUID, chunks: int) -> Launched:
+    async def _launch(
+        self,
+        connection: Connection,
+        document_id: int,
+        job_id: UUID,
+        chunks: int,
+        *,
+        batch_id: UUID | None = None,
+        priority: str | None = None,
+    ) -> Launched:
         cursor = await connection.execute(
             _SQL["launch_document"],
             {
                 "document_id": document_id,
                 "job_id": job_id,
-                "batch_id": self._batch_id,
-                "priority": self._priority,
+                "batch_id": batch_id or self._batch_id,
+                "priority": priority or self._priority,
                 "usage_type": self._usage_type,
             },
         )

@@ -16,7 +16,7 @@ UPDATE embedmill.audit_log SET new_value = %(new_value)s::jsonb WHERE id = %(rec
 
 -- name: last_id
 -- The newest item there is: what comes after it was not meant by whoever acts now.
-SELECT greatest((SELECT max(id) FROM embedmill.embedding_queue), (SELECT max(id) FROM embedmill.embedding_queue_history), 0);
+SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('embedmill.embedding_queue', 'id')::regclass), 0);
 
 -- name: count_live
 -- Live items that match, by status.
@@ -107,7 +107,7 @@ SELECT w.document_id,
                                 FROM embedmill.enqueue_deletion(d.id, h.batch_id, h.priority, h.metadata, NULL)) END,
        1
   FROM unnest(%(item_ids)s::bigint[], %(document_ids)s::bigint[]) AS w (item_id, document_id)
-  JOIN embedmill.embedding_queue_history h ON h.id = w.item_id
+  JOIN embedmill.embedding_queue_history h ON h.id = w.item_id AND h.tenant_id = %(tenant_id)s
   LEFT JOIN embedmill.knowledge_documents d ON d.id = w.document_id AND d.tenant_id = %(tenant_id)s;
 
 -- name: resolve_item_letters

@@ -34,7 +34,7 @@ SELECT l.id, l.item_id, l.document_id, coalesce(h.operation::text, 'INSERT'), h.
        coalesce(h.priority::text, 'medium')
   FROM embedmill.dead_letters l
   LEFT JOIN LATERAL (SELECT e.operation, e.batch_id, e.priority FROM embedmill.embedding_queue_history e
-                      WHERE e.id = l.item_id LIMIT 1) h ON true
+                      WHERE e.id = l.item_id AND e.tenant_id = l.tenant_id LIMIT 1) h ON true
  WHERE l.tenant_id = %(tenant_id)s AND l.resolved_at IS NULL AND l.id > %(after)s AND l.id <= %(last_id)s
    AND (%(ids)s::bigint[] IS NULL OR l.id = ANY (%(ids)s::bigint[]))
    AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)

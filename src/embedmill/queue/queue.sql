@@ -51,5 +51,7 @@ SELECT embedmill.cool_down(%(quota_key)s, %(delay_ms)s, %(reason)s);
 SELECT embedmill.settle_quota(%(quota_key)s, %(tokens)s, %(seconds_ago)s);
 
 -- name: live_items
--- Whether anything is under way: counted up to a bound, since a backlog may be long.
-SELECT count(*) FROM (SELECT FROM embedmill.embedding_queue LIMIT 1000) live;
+-- Whether anything is under way, items or jobs that wait for a parser: counted up to a bound, since a backlog may be
+-- long.
+SELECT count(*) FROM ((SELECT FROM embedmill.embedding_queue LIMIT 1000)
+                      UNION ALL (SELECT FROM embedmill.parse_queue LIMIT 1000)) live;

@@ -1,23 +1,21 @@
 """Searches a pipeline: by vector, by full text, or both fused. Owns the queries and what a hit shows; must not
-write anything but the ledger's row for the query's own call."""
+write anything (the query's own call is query_call.py's)."""
 
 from __future__ import annotations
 
-import time
 from enum import StrEnum
 from typing import Any
 
 import msgspec
-import numpy as np
 from psycopg import sql
 
-from embedmill.core.pricing import cost_usd
 from embedmill.core.ranking import fuse_rankings
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
 from embedmill.errors import ConfigurationError
-from embedmill.ports import EmbeddingProvider, Purpose
+from embedmill.ports import EmbeddingProvider
+from embedmill.search.query_call import QueryCall
 
 _SQL = load_queries("embedmill.search", "search.sql")
 MOST_HITS = 1000
@@ -96,7 +94,7 @@ class Searcher:
         if not 1 <= limit <= MOST_HITS:
             raise ConfigurationError(f"--limit is 1 to {MOST_HITS}")
         # The provider is asked before a transaction is open.
-        vector = None if mode is Mode.TEXT else await self._embed(query)
+        vector = None if mode is Mode.TEXT else await self._vector(query)
         chosen = where or Filter()
         candidates = (
             limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
@@ -115,28 +113,10 @@ class Searcher:
             ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
             return await self._show(connection, scored, ranks)
 
-    async def _embed(self, query: str) -> str:
-        """The query's vector as pgvector reads it, its call entered in the ledger."""
+    async def _vector(self, query: str) -> str:
         if self._provider is None:
             raise ConfigurationError("this search has no provider: only --mode text is possible")
-        started = time.monotonic()
-        response = await self._provider.embed([query], Purpose.QUERY)
-        spec = self._pipeline.generation.spec
-        tokens = response.tokens or 0
-        await self._database.fetch(
-            _SQL["record_query"],
-            {
-                "tenant_id": self._pipeline.tenant_id,
-                "pipeline_id": self._pipeline.id,
-                "generation_id": self._pipeline.generation.id,
-                "provider": spec.provider,
-                "model": spec.model,
-                "input_tokens": tokens,
-                "latency_ms": int((time.monotonic() - started) * 1000),
-                "cost_usd": cost_usd(tokens, self._pipeline.price_per_million_tokens),
-            },
-        )
-        return "[" + ",".join(np.format_float_scientific(x, trim="0") for x in response.vectors[0]) + "]"
+        return await QueryCall(self._database, self._pipeline, self._provider).embed(query)
 
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -30,7 +32,7 @@ from embedmill.queue.items import ready_generations
 from embedmill.worker.heartbeat import Heartbeat, Pulse
 from embedmill.worker.identity import Identity, current_identity
 from embedmill.worker.turns import Rests, Turns
-from embedmill.worker.upkeep import LOOK_SECONDS, Upkeep
+from embedmill.worker.upkeep import LOOK_SECONDS, Findings, Upkeep
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +55,14 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     embedders: int = 16
 
 
+class Companion(Protocol):
+    """Other work of the same process, in the same worker's name: it lives between registration and sign-off."""
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class Worker:
     """Embeds whatever is ready, until it is told to stop."""
 
@@ -63,12 +73,15 @@ class Worker:
         options: WorkerOptions,
         *,
         on_event: Callable[[Event], None] = lambda event: None,
+        companions: Callable[[UUID], Sequence[Companion]] = lambda worker_id: (),
     ) -> None:
+        """`companions` are made for the worker's id."""
         self._database = database
         self._build_provider = build_provider
         self._options = options
         self._on_event = on_event
         self.identity: Identity = current_identity()
+        self._companions = tuple(companions(self.identity.worker_id))
         self._pulse = Pulse()
         self._chance = random.Random()  # noqa: S311 - jitter, no secret
         self._stopping = asyncio.Event()
@@ -94,6 +107,8 @@ class Worker:
             on_rescued=self.wake,
             on_drain=self.stop,
             look_seconds=options.look_seconds,
+            tenants=lambda: sorted({each.pipeline.tenant_id for each in self._embedders.values()}),
+            heed=self._heed,
         )
         self._embedders: dict[int, Embedder] = {}
         self._turns = Turns()
@@ -106,6 +121,8 @@ class Worker:
         """Begin a graceful stop: calls in flight are written, the rest goes back."""
         self._stopping.set()
         self._wake.set()
+        for companion in self._companions:
+            companion.stop()
         self._stop_embedders()
 
     def wake(self) -> None:
@@ -124,6 +141,8 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._upkeep.run())
+                for companion in self._companions:
+                    tasks.create_task(companion.run())
                 await self._watch(tasks)
                 self._upkeep.stop()
                 for task in self._indexing:
@@ -147,6 +166,14 @@ class Worker:
         if not config.queue_enabled:
             self._stop_embedders()
         self._wake.set()
+
+    async def _heed(self, findings: Findings) -> None:
+        """Pass on what concerns the work in hand."""
+        for embedder in list(self._embedders.values()):
+            await embedder.heed(
+                findings.cancelled_items,
+                has_budget=embedder.pipeline.tenant_id in findings.budgeted_tenants,
+            )
 
     async def _watch(self, tasks: asyncio.TaskGroup) -> None:
         """Start embedders for generations that have ready work and none yet, as long as there is room."""

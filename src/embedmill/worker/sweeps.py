@@ -41,6 +41,8 @@ async def sweep(database: Database, worker_id: UUID, config: QueueConfig) -> dic
         return {}
     periods = {
         "fold_counts": 2.0,
+        "complete_batches": 2.0,
+        "sweep_budgets": 10.0,
         "make_partitions": 3600.0,
         "clean_up": config.queue_cleanup_interval_hours * 3600.0,
     }
@@ -61,9 +63,3 @@ async def sweep(database: Database, worker_id: UUID, config: QueueConfig) -> dic
 async def resign(database: Database, worker_id: UUID) -> None:
     """Give the lead back, for whoever comes next."""
     await database.fetch(_SQL["resign_sweeps"], {"worker_id": worker_id})
-
-
-async def is_drained(database: Database, worker_id: UUID) -> bool:
-    """Whether somebody has asked this worker to stop in order."""
-    row = await database.fetch_one(_SQL["is_drained"], {"worker_id": worker_id})
-    return bool(row and row[0])

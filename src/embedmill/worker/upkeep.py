@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
 import structlog
 
 from embedmill.database.patience import AWAY
 from embedmill.database.pool import Database
+from embedmill.database.queries import load_queries
 from embedmill.queue.config import QueueConfig, read_config
 from embedmill.worker.identity import Identity
-from embedmill.worker.sweeps import is_drained, rescue, resign, sweep
+from embedmill.worker.sweeps import rescue, resign, sweep
 
+_SQL = load_queries("embedmill.worker", "worker.sql")
 _log = structlog.get_logger(__name__)
 
 # How soon a changed setting is taken up, and how often the leader looks what is due.
@@ -22,6 +25,13 @@ LOOK_SECONDS = 2.0
 # The longest pause between two looks for dead workers; at most an eighth of a heartbeat, so that what they held is
 # recovered within two heartbeat intervals of a death.
 LONGEST_RESCUE_PAUSE_SECONDS = 5.0
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """Items that this worker holds and whose job was cancelled; tenants that have any budget."""
+
+    cancelled_items: frozenset[int]
+    budgeted_tenants: frozenset[int]
 
 
 class Upkeep:
@@ -38,7 +48,10 @@ class Upkeep:
         on_rescued: Callable[[], None],
         on_drain: Callable[[], None],
         look_seconds: float = LOOK_SECONDS,
+        tenants: Callable[[], Sequence[int]] = lambda: (),
+        heed: Callable[[Findings], Awaitable[None]] | None = None,
     ) -> None:
+        """`heed` is given with each look what concerns the work in hand, which is of these `tenants`."""
         self._database = database
         self._identity = identity
         self._heartbeat_seconds = heartbeat_seconds
@@ -46,6 +59,8 @@ class Upkeep:
         self._on_rescued = on_rescued
         self._on_drain = on_drain
         self._look_seconds = look_seconds
+        self._tenants = tenants
+        self._heed = heed
         self._config: QueueConfig | None = None
         self._stopping = asyncio.Event()
 
@@ -76,8 +91,14 @@ class Upkeep:
 
     async def _look(self) -> None:
         await self.take_up_settings()
-        if await is_drained(self._database, self._identity.worker_id):
-            self._on_drain()
+        row = await self._database.fetch_one(
+            _SQL["look"], {"worker_id": self._identity.worker_id, "tenants": list(self._tenants())}
+        )
+        if row is not None:
+            if row[0]:
+                self._on_drain()
+            if self._heed is not None:
+                await self._heed(Findings(frozenset(row[1]), frozenset(row[2])))
         await sweep(self._database, self._identity.worker_id, self._config or QueueConfig())
 
     async def _rescue(self) -> None:

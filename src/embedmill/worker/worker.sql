@@ -40,6 +40,12 @@ SELECT embedmill.run_sweep(%(task)s, %(period_seconds)s, %(worker_id)s, %(term)s
 -- Gives the lead back.
 SELECT embedmill.resign_sweeps(%(worker_id)s);
 
--- name: is_drained
--- Whether somebody asked this worker to stop.
-SELECT drain_requested_at IS NOT NULL FROM embedmill.embedding_queue_workers WHERE worker_id = %(worker_id)s;
+-- name: look
+-- What a worker has to heed: whether somebody asked it to stop, which of its items are of jobs that were cancelled,
+-- and which of these tenants have a budget.
+SELECT w.drain_requested_at IS NOT NULL,
+       ARRAY(SELECT q.id FROM embedmill.embedding_queue q
+              WHERE q.worker_id = w.worker_id AND q.status = 'processing' AND q.cancel_requested_at IS NOT NULL),
+       ARRAY(SELECT t FROM unnest(%(tenants)s::integer[]) AS t
+              WHERE EXISTS (SELECT FROM embedmill.budgets b WHERE b.tenant_id = t))
+  FROM embedmill.embedding_queue_workers w WHERE w.worker_id = %(worker_id)s;

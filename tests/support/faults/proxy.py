@@ -81,6 +81,12 @@ class Proxy:
         self.commit_lost.clear()
         self._do(lambda: setattr(self, "commits_to_lose", 1))
 
+    def keep_commits(self) -> bool:
+        """Lose none from now on; whether one is being lost at this moment."""
+        was_taken = not self.commits_to_lose
+        self._do(lambda: setattr(self, "commits_to_lose", 0))
+        return was_taken and not self.commit_lost.is_set()
+
     def backends(self) -> list[int]:
         """The server's process ids of the sessions that go this way now."""
         return [link.backend for link in list(self._links) if link.backend]

@@ -4,6 +4,7 @@ itself is mill.py's."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
@@ -184,10 +185,13 @@ class Storm:
         hand.proxy.lose_commit()
         window = self._mill.note("commit lost", hand.process.name)
         window.end = float("inf")
-        async with asyncio.timeout(20):
-            while not hand.proxy.commit_lost.is_set() and hand.process.status is None:
-                await asyncio.sleep(0.05)
-        window.end = time.monotonic()
+        # One that is frozen, or has nothing to write, loses it later or never.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(20):
+                while not hand.proxy.commit_lost.is_set() and hand.process.status is None:
+                    await asyncio.sleep(0.05)
+        if not hand.proxy.keep_commits():
+            window.end = time.monotonic()
         return "commit lost" if hand.proxy.commit_lost.is_set() else None
 
     # The provider and the work ---------------------------------------------------------------------------

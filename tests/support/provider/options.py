@@ -75,6 +75,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     hang_rate: float = 0.0
     drop_rate: float = 0.0  # before it is paid
     drop_after_rate: float = 0.0  # paid and lost
+    answers_before_hang: int | None = None  # answer so many more calls, then none: it never answers, unpaid
     faults: list[Fault] = []  # for the next calls, one each; then gone
     seed: int = 0  # of the rates and the jitter
 

@@ -77,6 +77,7 @@ class Service:
         self._wall = wall
         self._chance = random.Random(options.seed)
         self._faults = list(options.faults)
+        self._answers_left = options.answers_before_hang
 
     def handle(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Reply:
         path = target.partition("?")[0]
@@ -109,6 +110,8 @@ class Service:
             options = merged(self.options, changes)
         except msgspec.DecodeError as error:
             raise RefusedError(400, str(error)) from error
+        if "answers_before_hang" in changes:
+            self._answers_left = options.answers_before_hang
         if "faults" in changes:
             self._faults = list(options.faults)
         if "seed" in changes:
@@ -158,6 +161,10 @@ class Service:
         if self._faults:
             return self._faults.pop(0)
         options = self.options
+        if self._answers_left is not None:
+            self._answers_left -= 1
+            if self._answers_left < 0:
+                return "hang"
         for rate, fault in (
             (options.fail_rate_500, "500"),
             (options.hang_rate, "hang"),

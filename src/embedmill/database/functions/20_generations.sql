@@ -33,9 +33,9 @@ BEGIN
         'CREATE TABLE embedmill.%I (chunk_id bigint PRIMARY KEY, input_hash bytea NOT NULL, embedding %s(%s) NOT NULL)',
         v_table, p_storage::regtype, p_dimensions);
     -- A generation belongs to one tenant, so its table needs no tenant column.
-    EXECUTE format('ALTER TABLE embedmill.%I ENABLE ROW LEVEL SECURITY', v_table);
-    EXECUTE format('CREATE POLICY own_tenant ON embedmill.%I USING (embedmill.current_tenant_id() = %s)',
-                   v_table, v_tenant_id);
+    PERFORM embedmill.protect_table(format('embedmill.%I', v_table)::regclass,
+                                    format('(SELECT embedmill.current_tenant_id()) = %s', v_tenant_id));
+    PERFORM embedmill.grant_table(format('embedmill.%I', v_table)::regclass, 'SELECT, INSERT, DELETE', true);
     RETURN v_id;
 END
 $$;
@@ -61,6 +61,7 @@ BEGIN
         '  LEFT JOIN embedmill.%I v ON v.chunk_id = c.id '
         ' WHERE c.pipeline_id = %s',
         v_pipeline.view_name, 'vectors_' || p_generation_id, v_pipeline.id);
+    PERFORM embedmill.grant_table(format('embedmill.%I', v_pipeline.view_name)::regclass, 'SELECT', true);
 END
 $$;
 

@@ -136,7 +136,8 @@ END
 $$;
 
 -- Gives items back. A rate limit or a graceful stop costs no attempt (p_attempt 0), a failure one, and an
--- item whose attempts are used up ends as failed, with a dead letter. Delays are the caller's (backoff).
+-- item whose attempts are used up ends as failed, with a dead letter. Delays are the caller's (backoff). What
+-- somebody wants to stop ends as cancelled; what a budget stops (p_reason `budget`) waits for that (52_budgets.sql).
 -- Returns the ids of those that ended.
 CREATE OR REPLACE FUNCTION embedmill.return_items(
     p_item_ids bigint[], p_lease_tokens bigint[], p_status embedmill.queue_status, p_attempt integer,
@@ -155,10 +156,12 @@ BEGIN
          WHERE id = ANY (v_held) AND EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> q.tenant_id)
          GROUP BY tenant_id, generation_id;
     END IF;
-    UPDATE embedmill.embedding_queue
+    v_held := embedmill.end_cancelled_items(v_held);
+    UPDATE embedmill.embedding_queue q
        SET status = p_status, lease_token = NULL, lease_deadline = NULL, worker_id = NULL,
            retry_count = retry_count + p_attempt,
-           available_at = CASE WHEN p_delay_ms = 0 THEN available_at
+           available_at = CASE WHEN p_reason = 'budget' AND embedmill.is_parked(q.tenant_id, q.job_id) THEN 'infinity'
+                               WHEN p_delay_ms = 0 THEN available_at
                                ELSE clock_timestamp() + make_interval(secs => p_delay_ms / 1000.0) END,
            rate_limit_delay_ms = CASE WHEN p_status = 'rate_limited' THEN p_delay_ms END,
            error_message = coalesce(p_error_message, error_message)

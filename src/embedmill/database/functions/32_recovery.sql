@@ -12,6 +12,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_ids bigint[];
     v_used_up bigint[];
+    v_left bigint[];
+    v_has_dead boolean;
 BEGIN
     UPDATE embedmill.embedding_queue_workers w
        SET status = 'error', stopped_at = now(), last_error = 'the process is gone'
@@ -20,6 +22,7 @@ BEGIN
             -- While the server was away nobody could beat: the time counts from its start.
             OR greatest(w.heartbeat_at, pg_postmaster_start_time())
                < clock_timestamp() - make_interval(secs => w.heartbeat_interval_ms * 1.75 / 1000.0));
+    v_has_dead := FOUND;
     PERFORM embedmill.end_dead_sessions();
     v_ids := ARRAY(
         SELECT q.id
@@ -30,13 +33,17 @@ BEGIN
                                 WHERE w.worker_id = q.worker_id AND w.status IN ('active', 'idle')))
          ORDER BY q.id
            FOR UPDATE SKIP LOCKED);
-    v_used_up := ARRAY(SELECT id FROM embedmill.embedding_queue WHERE id = ANY (v_ids) AND crash_count >= 10 ORDER BY id);
+    v_left := embedmill.end_cancelled_items(v_ids);  -- nobody gets what somebody wants to stop
+    v_used_up := ARRAY(SELECT id FROM embedmill.embedding_queue WHERE id = ANY (v_left) AND crash_count >= 10 ORDER BY id);
     UPDATE embedmill.embedding_queue SET crash_count = crash_count + 1 WHERE id = ANY (v_used_up);
     PERFORM embedmill.bury_items(v_used_up, 'crash', 'the worker died or hung each time it worked on this item');
     UPDATE embedmill.embedding_queue
        SET status = 'pending', lease_token = NULL, lease_deadline = NULL, worker_id = NULL,
            crash_count = crash_count + 1
-     WHERE id = ANY (v_ids);
+     WHERE id = ANY (v_left);
+    IF v_has_dead THEN
+        PERFORM embedmill.release_dead_reservations();
+    END IF;
     RETURN cardinality(v_ids);
 END
 $$;

@@ -44,3 +44,4 @@ CREATE OR REPLACE VIEW embedmill.embedding_jobs WITH (security_invoker = true) A
            h.actual_tokens, h.vector_count, h.created_at, h.processing_started_at,
            h.processing_completed_at, h.worker_id, h.job_id, h.batch_id, h.metadata
       FROM embedmill.embedding_queue_history h;
+SELECT embedmill.grant_table('embedmill.embedding_jobs', 'SELECT', true);

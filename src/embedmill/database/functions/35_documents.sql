@@ -2,8 +2,11 @@
 -- locks is document, queue items, chunks, jobs, counters.
 
 -- Ends the live items of a document as cancelled: its content changed or it goes. A worker that holds one
--- finds its lease void and writes nothing.
-CREATE OR REPLACE FUNCTION embedmill.cancel_document_items(p_document_id bigint, p_message text) RETURNS void
+-- finds its lease void and writes nothing. Its jobs end so as well, but for the one that brings the new content
+-- and, as long as they wait for a parser, those that were staged after that.
+CREATE OR REPLACE FUNCTION embedmill.cancel_document_items(
+    p_document_id bigint, p_message text, p_new_job_id uuid DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     v_ids bigint[] := ARRAY(SELECT id FROM embedmill.embedding_queue
@@ -12,7 +15,12 @@ BEGIN
     PERFORM embedmill.end_items(v_ids, 'cancelled', p_message, NULL);
     UPDATE embedmill.ingestion_jobs
        SET status = 'cancelled', error_message = p_message, updated_at = now(), completed_at = now()
-     WHERE document_id = p_document_id AND status NOT IN ('completed', 'cancelled', 'failed');
+     WHERE document_id = p_document_id AND status NOT IN ('completed', 'cancelled', 'failed')
+       AND id IS DISTINCT FROM p_new_job_id
+       AND (p_new_job_id IS NULL OR status NOT IN ('staged', 'parsing')
+            OR created_at < (SELECT created_at FROM embedmill.ingestion_jobs WHERE id = p_new_job_id));
+    DELETE FROM embedmill.parse_queue q USING embedmill.ingestion_jobs j
+     WHERE j.document_id = p_document_id AND q.job_id = j.id AND j.status = 'cancelled';
 END
 $$;
 
@@ -67,6 +75,7 @@ BEGIN
         '         lease_token = CASE WHEN q.content_version >= excluded.content_version THEN q.lease_token END,'
         '         lease_deadline = CASE WHEN q.content_version >= excluded.content_version THEN q.lease_deadline END,'
         '         worker_id = CASE WHEN q.content_version >= excluded.content_version THEN q.worker_id END,'
+        '         cancel_requested_at = NULL,'
         -- Somebody asks for it now: what waits out a failure does not wait on. A rate limit is kept.
         '         available_at = CASE WHEN q.status = ''pending'' THEN least(q.available_at, now())'
         '                             ELSE q.available_at END'
@@ -106,7 +115,7 @@ BEGIN
                     END::embedmill.job_status,
            completed_at = CASE WHEN v_standing + v_refused >= v_total THEN now() END,
            batch_id = p_batch_id, total_chunks = v_total, embedded_chunks = v_standing, failed_chunks = v_refused,
-           error_stage = NULL, error_message = NULL, updated_at = now()
+           error_stage = NULL, error_message = NULL, launched_at = clock_timestamp(), launched_chunks = v_standing, updated_at = now()
      WHERE id = p_job_id;
     RETURN v_total - v_standing - v_refused;
 END
@@ -232,11 +241,11 @@ BEGIN
         ('staged', 'parsing'), ('staged', 'cancelled'), ('staged', 'failed'),
         ('parsing', 'chunk_preview_ready'), ('parsing', 'cancelled'), ('parsing', 'failed'),
         ('chunk_preview_ready', 'embedding_in_progress'), ('chunk_preview_ready', 'completed'),
-        ('chunk_preview_ready', 'cancelled'), ('chunk_preview_ready', 'failed'),
+        ('chunk_preview_ready', 'staged'), ('chunk_preview_ready', 'cancelled'), ('chunk_preview_ready', 'failed'),
         ('embedding_in_progress', 'completed'), ('embedding_in_progress', 'cancelled'),
         ('embedding_in_progress', 'failed'),
-        ('cancelled', 'embedding_in_progress'), ('cancelled', 'completed'),
-        ('failed', 'parsing'), ('failed', 'embedding_in_progress'), ('failed', 'completed'),
+        ('cancelled', 'staged'), ('cancelled', 'embedding_in_progress'), ('cancelled', 'completed'),
+        ('failed', 'staged'), ('failed', 'embedding_in_progress'), ('failed', 'completed'),
         ('completed', 'embedding_in_progress'))
     THEN
         RAISE EXCEPTION 'ingestion job %: % cannot become %', OLD.id, OLD.status, NEW.status

@@ -16,7 +16,9 @@ DECLARE
 BEGIN
     SELECT * INTO q FROM embedmill.embedding_queue WHERE id = p_item_id;
     IF NOT FOUND THEN
-        SELECT * INTO h FROM embedmill.embedding_queue_history WHERE id = p_item_id;
+        -- By tenant, as its index is.
+        SELECT * INTO h FROM embedmill.embedding_queue_history
+         WHERE id = p_item_id AND tenant_id = ANY (ARRAY(SELECT o.id FROM embedmill.tenants o));
         IF FOUND THEN
             RETURN QUERY SELECT h.status::text, format('it %s at %s%s',
                 CASE h.status WHEN 'failed' THEN 'failed' ELSE 'was ' || h.status END,
@@ -45,7 +47,9 @@ BEGIN
         RETURN QUERY SELECT 'paused', format('pipeline %s is paused since %s: `embedmill queue resume --pipeline %s`',
             p.name, to_char(p.paused_at, 'YYYY-MM-DD HH24:MI:SS'), p.name), NULL::timestamptz;
     END IF;
-    IF q.available_at > now() AND q.status = 'rate_limited' THEN
+    IF q.available_at = 'infinity' THEN
+        RETURN QUERY SELECT 'budget', coalesce(q.error_message, 'a budget is reached'), NULL::timestamptz;
+    ELSIF q.available_at > now() AND q.status = 'rate_limited' THEN
         RETURN QUERY SELECT 'rate_limited', format('the provider asked to wait %s s; no attempt was spent%s',
             round(q.rate_limit_delay_ms / 1000.0, 1), ': ' || q.error_message), q.available_at;
     ELSIF q.available_at > now() THEN

@@ -42,6 +42,8 @@ BEGIN
     END IF;
     v_outcome := CASE p_task
         WHEN 'fold_counts' THEN embedmill.fold_queue_changes() || ' changes'
+        WHEN 'complete_batches' THEN embedmill.complete_batches() || ' batches'
+        WHEN 'sweep_budgets' THEN embedmill.sweep_budgets()::text
         WHEN 'make_partitions' THEN embedmill.ensure_history_partitions() || ' partitions'
         WHEN 'clean_up' THEN embedmill.clean_up()
     END;
@@ -82,6 +84,10 @@ BEGIN
      WHERE processing_completed_at < v_first::timestamp AT TIME ZONE 'UTC';
     DELETE FROM embedmill.queue_counts WHERE day < v_first AND day > '-infinity';
     DELETE FROM embedmill.dead_letters WHERE resolved_at < v_first::timestamp AT TIME ZONE 'UTC';
+    DELETE FROM embedmill.idempotency_keys WHERE created_at < now() - interval '1 day';
+    DELETE FROM embedmill.events WHERE created_at < now() - interval '7 days';
+    DELETE FROM embedmill.webhook_deliveries
+     WHERE created_at < v_first::timestamp AT TIME ZONE 'UTC' AND status <> 'pending';
     DELETE FROM embedmill.embedding_queue_workers w
      WHERE w.status IN ('stopped', 'error') AND coalesce(w.stopped_at, w.heartbeat_at) < now() - interval '7 days'
        AND NOT EXISTS (SELECT FROM embedmill.embedding_queue q WHERE q.worker_id = w.worker_id AND q.status = 'processing');

@@ -130,7 +130,8 @@ END
 $$;
 
 -- The texts of a claimed item that still need a vector, in order, each as the model must be sent it (the
--- pipeline's document prefix included). None where all stand: complete the item then. Nothing for a lost lease.
+-- pipeline's document prefix included). None where all stand, or somebody has cancelled its job: complete the item
+-- then. Nothing for a lost lease.
 CREATE OR REPLACE FUNCTION embedmill.get_embedding_inputs(p_item_id bigint, p_lease_token bigint)
 RETURNS TABLE (chunk_id bigint, token_count integer, input text)
 LANGUAGE sql STABLE AS $$
@@ -139,7 +140,7 @@ LANGUAGE sql STABLE AS $$
       JOIN embedmill.generations g ON g.id = q.generation_id
      CROSS JOIN LATERAL embedmill.load_chunks(q.generation_id, ARRAY[q.id]) AS l
       JOIN embedmill.knowledge_chunks c ON c.id = l.chunk_id
-     WHERE q.id = p_item_id AND q.lease_token = p_lease_token
+     WHERE q.id = p_item_id AND q.lease_token = p_lease_token AND q.cancel_requested_at IS NULL
      ORDER BY c.ordinal
 $$;
 
@@ -196,6 +197,7 @@ $$;
 -- becomes a dead letter when its attempts are used up. p_actual_tokens, what the provider counted, go into the
 -- usage ledger. Returns what became of it:
 --     completed    pending (will be tried again)    failed (a dead letter)    lost (the lease is void)
+--     cancelled (its job was, and vectors are lacking: nothing more is to be done)
 CREATE OR REPLACE FUNCTION embedmill.complete_embedding_queue_item(
     p_item_id bigint, p_worker_id uuid, p_lease_token bigint, p_success boolean, p_actual_tokens integer DEFAULT 0,
     p_error_message text DEFAULT NULL)
@@ -238,14 +240,15 @@ BEGIN
     v_dead := embedmill.return_items(
         ARRAY[p_item_id], ARRAY[p_lease_token], 'pending', 1,
         (1000 + random() * least(300000, 1000 * 2 ^ least(q.retry_count + 1, 20)))::bigint, 'worker_failed', v_message);
-    PERFORM embedmill.count_worker_task(p_worker_id, q, true);
-    RETURN CASE WHEN cardinality(v_dead) = 1 THEN 'failed' ELSE 'pending' END;
+    PERFORM embedmill.count_worker_task(p_worker_id, q, q.cancel_requested_at IS NULL);
+    RETURN CASE WHEN q.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                WHEN cardinality(v_dead) = 1 THEN 'failed' ELSE 'pending' END;
 END
 $$;
 
 -- The provider answered 429 (or names a wait): the item waits p_delay_ms (NULL: the configured
 -- rate_limit_delay_ms) and spends no attempt; everybody on the same quota key holds back as long. Returns
--- rate_limited, or lost.
+-- rate_limited, lost, or cancelled (its job was: nothing more is to be done).
 CREATE OR REPLACE FUNCTION embedmill.handle_rate_limit(
     p_item_id bigint, p_worker_id uuid, p_lease_token bigint, p_delay_ms bigint DEFAULT NULL)
 RETURNS text
@@ -270,7 +273,7 @@ BEGIN
     PERFORM embedmill.cool_down(
         (SELECT p.quota_key FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
           WHERE g.id = q.generation_id), v_delay_ms, 'a worker was told to wait');
-    RETURN 'rate_limited';
+    RETURN CASE WHEN q.cancel_requested_at IS NULL THEN 'rate_limited' ELSE 'cancelled' END;
 END
 $$;
 
@@ -419,7 +422,9 @@ BEGIN
 END
 $$;
 
--- The ledger's row of what a worker in another language was charged for an item, and its job's share of it.
+-- The ledger's row of what a worker in another language was charged for an item, its job's share of it, and its
+-- part of the budgets. Such a worker may ask reserve_budget before it calls; where none does, the sweep stops what a
+-- budget has no more room for.
 CREATE OR REPLACE FUNCTION embedmill.record_item_usage(
     q embedmill.embedding_queue, p_worker_id uuid, p_tokens integer, p_error text)
 RETURNS void
@@ -437,7 +442,12 @@ LANGUAGE sql AS $$
     SELECT embedmill.advance_jobs(ARRAY[q.job_id], ARRAY[0], ARRAY[0], ARRAY[0], ARRAY[p_tokens::bigint],
                                   ARRAY[p_tokens * p.price_per_million_tokens / 1000000])
       FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-     WHERE g.id = q.generation_id AND q.job_id IS NOT NULL AND p_tokens > 0
+     WHERE g.id = q.generation_id AND q.job_id IS NOT NULL AND p_tokens > 0;
+    SELECT embedmill.settle_budget(q.tenant_id, gen_random_uuid(), p_tokens * p.price_per_million_tokens / 1000000,
+                                   ARRAY[q.job_id], ARRAY[p_tokens * p.price_per_million_tokens / 1000000])
+      FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+     WHERE g.id = q.generation_id AND p_tokens > 0 AND p.price_per_million_tokens > 0
+       AND EXISTS (SELECT FROM embedmill.budgets b WHERE b.tenant_id = q.tenant_id)
 $$;
 
 -- What a worker has done. Its row is locked after its items, here as everywhere but in a claim, which waits for no

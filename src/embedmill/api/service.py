@@ -1,0 +1,138 @@
+"""The service as its endpoints see it: databases, the store of originals, who calls. Owns what lives as long as the
+process; must not know an endpoint."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from embedmill.access.keys import Principal, Role, authenticate, has_keys
+from embedmill.access.limits import RequestLimiter
+from embedmill.api.problems import Problem
+from embedmill.app import ServiceApp
+from embedmill.database.pool import TenantDatabase
+
+_LOOK_SECONDS = 2.0
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+
+class Caller:
+    """Who asks, and the database as that tenant may see it."""
+
+    def __init__(self, principal: Principal, database: TenantDatabase) -> None:
+        self.principal = principal
+        self.tenant_id = principal.tenant_id
+        self.database = database
+
+
+class Doorkeeper:
+    """Lets callers in by their key; without any key in the database, whoever sits at this machine."""
+
+    def __init__(self, service: ServiceApp, *, needs_keys: bool) -> None:
+        self._service = service
+        self._needs_keys = needs_keys
+        self._looked_at = float("-inf")
+        self._limits = RequestLimiter(service.settings.requests_per_minute)
+
+    async def admit(self, request: Request) -> Caller:
+        """Raises Problem: 401, 403 or 429."""
+        presented = _presented_key(request)
+        if presented is not None:
+            principal = await authenticate(self._service.database, self._service.pepper, presented)
+            if principal is None:
+                raise Problem(
+                    401,
+                    "not_authenticated",
+                    "this API key is not known, or it was revoked or has expired",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+        else:
+            principal = await self._admit_without_key(request)
+        caller = Caller(
+            principal, self._service.database.for_tenant(principal.tenant_id, actor=principal.actor)
+        )
+        verdict = await self._limits.check(caller.database, principal.tenant_id)
+        if not verdict.allowed:
+            seconds = str(max(1, math.ceil(verdict.retry_after_seconds)))
+            detail = f"too many requests of this tenant: try again in {seconds} s"
+            raise Problem(429, "too_many_requests", detail, headers={"Retry-After": seconds})
+        return caller
+
+    async def still_admits(self, request: Request) -> bool:
+        """Whether a caller who was let in would be let in again: not after his key was revoked."""
+        presented = _presented_key(request)
+        if presented is None:
+            return not await self._are_keys_in_use()
+        return await authenticate(self._service.database, self._service.pepper, presented) is not None
+
+    async def _admit_without_key(self, request: Request) -> Principal:
+        if self._needs_keys or await self._are_keys_in_use():
+            detail = "an API key is needed: Authorization: Bearer em_... (`embedmill keys create` makes one)"
+            raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": "Bearer"})
+        _assert_local(request)
+        return Principal(await self._service.tenant_id(), self._service.settings.tenant, None, Role.ADMIN)
+
+    async def _are_keys_in_use(self) -> bool:
+        """As of a moment ago; once there are keys, they are needed as long as this process lives."""
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_SECONDS:
+            self._looked_at = now
+            self._needs_keys = await has_keys(self._service.operator)
+        return self._needs_keys
+
+
+def _presented_key(request: Request) -> str | None:
+    header = request.headers.get("authorization")
+    if header is None:
+        return request.headers.get("x-api-key")
+    scheme, _, key = header.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _assert_local(request: Request) -> None:
+    """Without keys a page of some other site must not be able to act in its visitor's name: neither by a name that
+    leads here, nor by a form that is sent here."""
+    host = request.headers.get("host", "")
+    name = host.rsplit(":", 1)[0].strip("[]") if not host.endswith("]") else host.strip("[]")
+    if name != "localhost" and not _is_loopback(name):
+        raise Problem(403, "not_allowed", "without API keys this service answers to localhost only")
+    origin = request.headers.get("origin")
+    if request.method not in _SAFE_METHODS and origin is not None and origin.partition("://")[2] != host:
+        raise Problem(403, "not_allowed", "this request comes from another site; use an API key")
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def service_of(request: Request) -> ServiceApp:
+    service: ServiceApp = request.app.state.service
+    return service
+
+
+def admit(least: Role) -> Callable[[Request], object]:
+    """A dependency: the caller, whose key allows at least this."""
+
+    async def caller(request: Request) -> Caller:
+        doorkeeper: Doorkeeper = request.app.state.doorkeeper
+        admitted = await doorkeeper.admit(request)
+        if not admitted.principal.role.allows(least):
+            detail = f"this needs a key of role {least.value}, and yours is {admitted.principal.role.value}"
+            raise Problem(403, "not_allowed", detail)
+        return admitted
+
+    return caller
+
+
+Service = Annotated[ServiceApp, Depends(service_of)]
+Reader = Annotated[Caller, Depends(admit(Role.READER))]
+Writer = Annotated[Caller, Depends(admit(Role.WRITER))]
+Admin = Annotated[Caller, Depends(admit(Role.ADMIN))]

@@ -1,0 +1,85 @@
+"""The three stories of the issue, over HTTP, against the provider that counts what it is paid for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from embedmill.core.documents import ChunkPlan
+from embedmill.database.pipelines import Pipeline
+from tests.api.conftest import DIMENSIONS
+from tests.support.prose import paragraphs
+from tests.support.provider import RunningProvider
+from tests.support.serving import Serving
+from tests.support.work import missing_chunks, stand_in_pipeline
+
+CHUNKS = 1000
+
+
+@pytest.fixture
+async def pipeline(service: Serving, provider: RunningProvider) -> Pipeline:
+    """Ten chunks a call, a dollar for a million tokens; one paragraph is one chunk."""
+    return await stand_in_pipeline(
+        service.app,
+        provider.base_url,
+        dimensions=DIMENSIONS,
+        max_inputs_per_call=10,
+        timeout_seconds=2.0,
+        price_per_million_tokens=1,
+        chunk_plan=ChunkPlan(140, 0),
+    )
+
+
+async def previewed(service: Serving) -> dict[str, Any]:
+    """A job of a thousand chunks at its preview."""
+    taken = await service.upload("book.txt", paragraphs(CHUNKS).encode(), pipeline="standin")
+    job = await service.until(taken["jobId"], "chunk_preview_ready", seconds=120)
+    assert job["totalChunks"] == CHUNKS, job
+    return job
+
+
+async def act(service: Serving, job: dict[str, Any], what: str) -> None:
+    response = await service.client.post(f"/ingestion-jobs/{job['jobId']}/{what}")
+    assert response.status_code == 202, response.text
+
+
+async def test_a_thousand_chunks_go_straight_to_completed_at_the_right_cost(
+    service: Serving, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    job = await previewed(service)
+    preview = (await service.client.get(f"/ingestion-jobs/{job['jobId']}/chunks?limit=1")).json()
+    await act(service, job, "launch")
+    done = await service.until(job["jobId"], seconds=120)
+    assert (done["status"], done["progress"], done["embeddedChunks"]) == ("completed", 100, CHUNKS)
+    counted = provider.stats()
+    assert counted["inputs_paid"] == CHUNKS
+    assert done["cost"]["paidTokens"] == counted["tokens_paid"]
+    assert done["cost"]["spentUsd"] == pytest.approx(counted["tokens_paid"] / 1e6, rel=1e-12)
+    assert preview["estimate"]["chunks"] == CHUNKS
+    assert await missing_chunks(service.app, pipeline) == 0
+
+
+async def test_cancelled_at_sixty_percent_it_keeps_six_hundred_and_resume_pays_for_four_hundred(
+    service: Serving, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    job = await previewed(service)
+    # The provider answers sixty calls of ten and then holds its breath, so that sixty percent is a moment.
+    provider.configure(answers_before_hang=60)
+    await act(service, job, "launch")
+    async with asyncio.timeout(60):
+        while (await service.job(job["jobId"]))["embeddedChunks"] < CHUNKS * 60 // 100:
+            await asyncio.sleep(0.05)
+    await act(service, job, "cancel")
+    cancelled = await service.job(job["jobId"])
+    assert (cancelled["status"], cancelled["progress"], cancelled["embeddedChunks"]) == ("cancelled", 60, 600)
+    assert cancelled["isResumable"] is True
+    provider.configure(answers_before_hang=None)
+    paid = provider.stats()["inputs_paid"]
+    await act(service, job, "resume")
+    done = await service.until(job["jobId"], "completed", seconds=120)
+    assert (done["status"], done["progress"], done["embeddedChunks"]) == ("completed", 100, CHUNKS)
+    assert paid == 600
+    assert provider.stats()["inputs_paid"] == CHUNKS
+    assert done["cost"]["paidTokens"] == provider.stats()["tokens_paid"]
