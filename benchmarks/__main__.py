@@ -11,6 +11,8 @@ import sys
 
 ALL = (
     "commands",
+    "originals",
+    "embedding_jobs",
     "ranking",
     "local_engine",
     "local_path",

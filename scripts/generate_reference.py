@@ -1,4 +1,4 @@
-"""Writes docs/reference from the code: settings.md, cli.md, tables.md.
+"""Writes docs/reference from the code: settings.md, cli.md, rest.md, tables.md.
 
     python scripts/generate_reference.py            write the pages
     python scripts/generate_reference.py --check    fail, with a diff, where a page differs from the code
@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 import msgspec
+from reference_rest import rest_page
 from reference_tables import tables_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     pages = {
         "settings.md": settings_page(),
         "cli.md": cli_page(),
+        "rest.md": rest_page(SOURCE, NOTE),
         "tables.md": tables_page(SOURCE / "database", NOTE),
     }
     stale = [name for name, text in pages.items() if _read(REFERENCE / name) != text]
@@ -87,6 +89,14 @@ def settings_page() -> str:
         "variable with `--api-key-env`; the name must end in `API_KEY` or `TOKEN`. Without it, a pipeline of the",
         "provider `openai` takes `EMBEDMILL_OPENAI_API_KEY`, and, only where it has no `--base-url`,",
         "`OPENAI_API_KEY`.",
+        "",
+        "`EMBEDMILL_PEPPER_TOKEN` is the secret of the service under which API keys are hashed and webhooks signed:",
+        "32 characters or more. Unset: the file `pepper` under `EMBEDMILL_DATA_DIR`, made when it is first needed.",
+        "Service processes that share a database must share it.",
+        "",
+        "A bucket for originals takes the credentials of its provider: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,",
+        "`AWS_REGION`, `AWS_ENDPOINT`; `GOOGLE_APPLICATION_CREDENTIALS`; `AZURE_STORAGE_ACCOUNT_NAME`,",
+        "`AZURE_STORAGE_ACCOUNT_KEY`.",
         "",
         "## For the tests",
         "",

@@ -257,9 +257,13 @@ class ServiceApp:
 
     def chores(self) -> list[Companion]:
         """What a service does besides answering, each until its `stop()`."""
+        from embedmill.ingest.originals_sweep import OriginalsSweep
         from embedmill.webhooks.sender import WebhookSender
 
-        return [WebhookSender(self.operator, self.poster, self.webhook_secrets)]
+        return [
+            WebhookSender(self.operator, self.poster, self.webhook_secrets),
+            OriginalsSweep(self.operator, self.originals),
+        ]
 
     def searcher(self, database: Database, pipeline: Pipeline, *, by_vector: bool) -> Searcher:
         """For one pipeline of a tenant's. Providers are kept: their connections and models are warm."""

@@ -61,6 +61,7 @@ async def test_what_is_under_way_is_written_and_counted_and_nothing_more_is_begu
     working = asyncio.create_task(run())
     await is_flying(provider, 3)
     assert await cancel(app, launched.job_id) == "cancelled"
+    await run.embedder.heed(await held_items(app), has_budget=False)
     await working
     stats = provider.stats()
     assert stats["calls"] == 3
@@ -173,12 +174,12 @@ async def test_a_flagged_item_of_a_dead_worker_is_not_given_out_again(app: App, 
 
 async def test_resuming_takes_the_flag_from_an_item_that_is_still_held(app: App, pipeline: Pipeline) -> None:
     launched = await add_document(app, pipeline, "doc", ["one", "two"])
-    desk = Desk(app, pipeline, inputs_per_call=2)
+    desk = Desk(app, pipeline, inputs_per_call=1)
     await desk.load()
     await cancel(app, launched.job_id)
     assert await resume(app, launched.job_id) == ("embedding_in_progress", None)
-    outcome = await desk.write(desk.packer.take())
-    assert (len(outcome.completed), outcome.cancelled) == (1, [])
+    outcomes = [await desk.write(desk.packer.take()) for _ in range(2)]
+    assert [(len(outcome.completed), outcome.cancelled) for outcome in outcomes] == [(0, []), (1, [])]
     assert await job(app, launched.job_id) == ("completed", 2, 2, None)
     await audit.assert_books_balance(app)
 

@@ -158,6 +158,27 @@ async def test_reservations_at_once_never_pass_the_limit(app: App, pipeline: Pip
     assert budget.reserved_usd == Decimal("0.90")
 
 
+async def test_calls_that_end_while_others_begin_are_all_counted(app: App, pipeline: Pipeline) -> None:
+    tenant = pipeline.tenant_id
+    await set_tenant_budget(app.database, tenant, 10)
+
+    async def work() -> int:
+        made = 0
+        for _ in range(15):
+            call = uuid4()
+            if await reserve(app, tenant, "0.2", call=call) == []:
+                await settle(app, tenant, call, "0.1")
+                made += 1
+        return made
+
+    made = sum(await asyncio.gather(*(work() for _ in range(8))))
+    budget = await tenant_budget(app.database, tenant)
+    assert budget is not None
+    assert (budget.spent_usd, budget.reserved_usd) == (made * Decimal("0.1"), 0)
+    assert budget.spent_usd <= 10
+    assert made > 90
+
+
 async def test_a_call_that_asks_twice_has_one_reservation_and_settling_frees_it(
     app: App, pipeline: Pipeline
 ) -> None:

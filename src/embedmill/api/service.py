@@ -80,9 +80,10 @@ class Doorkeeper:
     async def _are_keys_in_use(self) -> bool:
         """As of a moment ago; once there are keys, they are needed as long as this process lives."""
         now = time.monotonic()
-        if now - self._looked_at > _LOOK_SECONDS:
+        if not self._needs_keys and now - self._looked_at > _LOOK_SECONDS:
+            # Noted when it is answered: whoever comes meanwhile asks too, and is not let in unasked.
+            self._needs_keys = await has_keys(self._service.operator) or self._needs_keys
             self._looked_at = now
-            self._needs_keys = await has_keys(self._service.operator)
         return self._needs_keys
 
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import msgspec
 from fastapi import Request, Response
@@ -22,13 +22,14 @@ from embedmill.api.wire import Wire
 from embedmill.app import ServiceApp
 from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline, find_pipeline
-from embedmill.errors import DocumentError
+from embedmill.errors import ConflictError, DocumentError
 from embedmill.ingest.jobs import Jobs
 from embedmill.ingest.upload import Kept, Staged, Uploads, Wishes
 from embedmill.usage.budgets import set_job_budget
 
 _MIB = 1024 * 1024
 _MOST_JSON_BYTES = _MIB
+_URL_JOBS = UUID("1f0c35c2-6f0e-4b6b-9a55-0c7f8ab0a1d4")
 
 
 class StagedJob(Wire):
@@ -173,9 +174,8 @@ async def _stage_files(
     batch_id = wishes.batch_id or (uuid4() if len(kept) > 1 else None)
     jobs = []
     while kept:
-        one = kept[0]
+        one = kept.pop(0)  # from here on the database may know of it, also where we do not hear so
         staged = await uploads.stage(pipeline, one, _stage_wishes(wishes, pipeline, batch_id))
-        kept.pop(0)  # from here on the database knows of it
         jobs.append(await _answer(caller, staged, one.name, batch_id, wishes))
     if len(jobs) == 1:
         return jobs[0].model_dump(mode="json")
@@ -189,7 +189,10 @@ async def _receive_url(request: Request, response: Response, caller: Caller, upl
     async with _idempotent(request, response, caller, _digest(asked, [])) as answer:
         if answer.stored is None:
             staged = await uploads.stage_url(
-                pipeline, asked.url, _stage_wishes(asked, pipeline, asked.batch_id)
+                pipeline,
+                asked.url,
+                _stage_wishes(asked, pipeline, asked.batch_id),
+                job_id=_job_id_of(request, caller, asked),
             )
             job = await _answer(caller, staged, asked.url, asked.batch_id, asked)
             answer.body = job.model_dump(mode="json")
@@ -206,10 +209,11 @@ async def _answer(
         await set_job_budget(caller.database, caller.tenant_id, staged.job_id, wishes.budget_usd)
     job = await jobs.find(staged.job_id)
     if staged.is_known and wishes.auto_launch:
-        if job.status == "chunk_preview_ready":
-            await jobs.launch(job.id)
-        elif job.status in {"cancelled", "failed"}:
-            await jobs.resume(job.id)
+        with contextlib.suppress(ConflictError):  # somebody else was quicker; its status says what it is
+            if job.status == "chunk_preview_ready":
+                await jobs.launch(job.id)
+            elif job.status in {"cancelled", "failed"}:
+                await jobs.resume(job.id)
         job = await jobs.find(staged.job_id)
     return StagedJob(
         job_id=job.id,
@@ -304,6 +308,13 @@ def _stage_wishes(wishes: UploadWishes, pipeline: Pipeline, batch_id: UUID | Non
         source_id=wishes.source_id,
         chunk_plan=plan,
     )
+
+
+def _job_id_of(request: Request, caller: Caller, asked: UrlUpload) -> UUID | None:
+    """The same for the same request under the same key: where we were killed before its answer was kept, it finds the
+    job that it had made."""
+    key = request.headers.get("idempotency-key")
+    return uuid5(_URL_JOBS, f"{caller.tenant_id} {key} {_digest(asked, []).hex()}") if key else None
 
 
 def _digest(wishes: UploadWishes, files: list[bytes]) -> bytes:

@@ -10,10 +10,12 @@ import click
 
 from embedmill import __version__
 from embedmill.cli import (
+    budget,
     config,
     database,
     doctor,
     ingest,
+    job,
     keys,
     model,
     pipeline,
@@ -24,6 +26,7 @@ from embedmill.cli import (
     tenant,
     up,
     usage,
+    webhook,
     worker,
 )
 from embedmill.errors import EmbedmillError
@@ -38,6 +41,7 @@ def app() -> None:
 for command in (
     up.up,
     ingest.ingest,
+    job.job,
     search.search,
     status.status,
     worker.worker,
@@ -47,8 +51,10 @@ for command in (
     doctor.doctor,
     pipeline.pipeline,
     usage.usage,
+    budget.budget,
     tenant.tenant,
     keys.keys,
+    webhook.webhook,
     database.db,
     model.model,
 ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -18,11 +18,19 @@ from embedmill.database.patience import patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
+from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Seat
 from embedmill.embed.holding import Holdings
 from embedmill.embed.results import Reservation
+from embedmill.embed.returns import Returns
+from embedmill.errors import RateLimitedError
+from embedmill.queue.items import Return, Waiting
 
 _SQL = load_queries("embedmill.embed", "embed.sql")
 
+# Where a budget has no room because of calls that are under way: how often it is asked again, and when what goes back
+# to the queue is tried again.
+POLL_SECONDS = 0.25
+PAUSE_SECONDS = 2.0
 # As many items are parked in one transaction.
 PARKED_AT_ONCE = 10_000
 
@@ -118,6 +126,54 @@ class Budgets:
                     )
                 )
                 parked = rows[0][0]
+
+
+class Cashier:
+    """Asks for the budget of one embedder's calls, and turns away what has none."""
+
+    def __init__(self, budgets: Budgets, gate: Gate, seat: Seat, returns: Returns) -> None:
+        self._budgets = budgets
+        self._gate = gate
+        self._seat = seat
+        self._returns = returns
+
+    async def reserve(self, units: list[Unit], holdings: Holdings) -> Reservation | None:
+        """Reserve what the call may cost. What a budget has no room for is taken out of the call, and the others go
+        on. Where calls that are under way may still leave the room, they are waited for: RateLimitedError where that
+        takes too long, ProviderAwayError where the seat is over first."""
+        call_id = uuid4()
+        waited = 0.0
+        while units and self._budgets.bind:
+            tokens = sum(unit.tokens for unit in units)
+            reservation = reservation_for(call_id, max(tokens, self._gate.expected(tokens)), units, holdings)
+            refusals = await self._budgets.reserve(reservation)
+            if not refusals:
+                return reservation
+            reached = [refusal for refusal in refusals if refusal.is_reached]
+            jobs = _jobs(reached or refusals)
+            message = (reached or refusals)[0].message
+            if reached:
+                await self._budgets.park(reached, reservation)
+                self._returns.turn_away(units, jobs, Return(Waiting.PENDING, 0, 0, "budget", message))
+            elif jobs is not None and set(reservation.jobs) - jobs:
+                later = Return(Waiting.RATE_LIMITED, 0, int(PAUSE_SECONDS * 1000), "rate_limited", message)
+                self._returns.turn_away(units, jobs, later)
+            elif waited > LONGEST_WAIT_SECONDS:
+                raise RateLimitedError(message, retry_after_seconds=PAUSE_SECONDS)
+            elif self._seat.is_over:
+                raise ProviderAwayError("given up before it was sent")
+            else:
+                await self._seat.pause(POLL_SECONDS)
+                waited += POLL_SECONDS
+                if holdings.has_let_go:
+                    self._returns.drop_lost(units, ())
+        return None
+
+
+def _jobs(refusals: Sequence[Refusal]) -> set[UUID] | None:
+    """The jobs that these budgets stop; None for all."""
+    jobs = {refusal.job_id for refusal in refusals if refusal.job_id is not None}
+    return jobs if len(jobs) == len(refusals) else None
 
 
 def reservation_for(call_id: UUID, tokens: int, units: Sequence[Unit], holdings: Holdings) -> Reservation:

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from embedmill.core.batching import CallLimits, Unit
@@ -17,7 +16,8 @@ from embedmill.core.retrying import backoff_seconds
 from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
-from embedmill.embed.budgeting import Budgets, Refusal, reservation_for
+from embedmill.embed.attempts import Begun, Grant, Story, harmless_unit
+from embedmill.embed.budgeting import Budgets, Cashier
 from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Seat, Slot
 from embedmill.embed.holding import Holdings, LeaseWatch
 from embedmill.embed.persistence import Persistence
@@ -32,7 +32,6 @@ from embedmill.errors import (
 )
 from embedmill.events import CallFailed, Event
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse, Purpose
-from embedmill.queue.items import Return, Waiting
 from embedmill.queue.quotas import cool_down, grant_quota, largest_call, settle_quota
 
 # A call is tried as often as it takes to open the breaker: when its tries are used up, either the breaker has opened,
@@ -41,10 +40,6 @@ TRIES_IN_SLOT = FAILURES_TO_OPEN
 # A provider that says with a good answer that its limit is used up is left alone for no longer than this: should it
 # be wrong, or mean the time until the limit is whole again, the next answer says so.
 LONGEST_HOLD_SECONDS = 60.0
-# Where a budget has no room because of calls that are under way: how often it is asked again, and when what goes back
-# to the queue is tried again.
-BUDGET_POLL_SECONDS = 0.25
-BUDGET_PAUSE_SECONDS = 2.0
 # A grant that differs from what the provider counted by no more than this is left as it is.
 SETTLED_SHARE = 0.01
 _TRIAL_GROUP = "internal_ingestion"
@@ -65,8 +60,8 @@ class Caller:
         worker_id: UUID,
         leases: LeaseWatch,
         drop_lost: Callable[[list[Unit], Collection[int]], None],
-        turn_away: Callable[[list[Unit], Collection[UUID] | None, Return], None],
         budgets: Budgets,
+        cashier: Cashier,
         on_event: Callable[[Event], None],
         chance: random.Random,
     ) -> None:
@@ -81,8 +76,8 @@ class Caller:
         self._worker_id = worker_id
         self._leases = leases
         self._drop_lost = drop_lost
-        self._turn_away = turn_away
         self._budgets = budgets
+        self._cashier = cashier
         self._on_event = on_event
         self._chance = chance
         self._has_succeeded = False
@@ -127,7 +122,7 @@ class Caller:
         """All that a call needs before it is sent; None where nothing of it is left to be sent. The budget is asked
         before the quota: what it refuses has then cost those who share the quota nothing."""
         self._drop_let_go(units, holdings)
-        reservation = await self._reserve(units, holdings)
+        reservation = await self._cashier.reserve(units, holdings)
         if not units:
             return None
         try:

@@ -19,8 +19,8 @@ from embedmill.database.patience import patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
-from embedmill.embed.budgeting import Budgets
-from embedmill.embed.calling import BUDGET_POLL_SECONDS, call_limits
+from embedmill.embed.budgeting import POLL_SECONDS, Budgets
+from embedmill.embed.calling import call_limits
 from embedmill.embed.direct_persistence import DirectPersistence, DirectWork
 from embedmill.embed.results import Call, Reservation
 from embedmill.embed.vector_copy import check_storable
@@ -222,7 +222,7 @@ class DirectEmbedder:
             if reached := [refusal for refusal in refusals if refusal.is_reached]:
                 await self._budgets.park(reached, reservation)
                 raise BudgetReachedError(reached[0].message)
-            await asyncio.sleep(BUDGET_POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return None
 
     async def _is_wanted(self, work: DirectWork) -> bool:

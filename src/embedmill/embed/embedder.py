@@ -24,7 +24,7 @@ from embedmill.core.batching import Packer, Unit
 from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
-from embedmill.embed.budgeting import Budgets
+from embedmill.embed.budgeting import Budgets, Cashier
 from embedmill.embed.calling import Caller, call_limits
 from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Slot
 from embedmill.embed.holding import Holdings, LeaseWatch
@@ -118,8 +118,8 @@ class Embedder:
             worker_id=worker_id,
             leases=LeaseWatch(lease_age=lease_age, heartbeat_seconds=heartbeat_seconds),
             drop_lost=self._returns.drop_lost,
-            turn_away=self._returns.turn_away,
             budgets=self._budgets,
+            cashier=Cashier(self._budgets, gate, self._seat, self._returns),
             on_event=on_event,
             chance=chance,
         )

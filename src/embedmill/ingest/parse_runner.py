@@ -100,6 +100,7 @@ class ParseRunner:
         self._chance = random.Random()  # noqa: S311 - jitter, no secret
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
+        self._fault: BaseException | None = None
 
     def stop(self) -> None:
         self._stopping.set()
@@ -116,6 +117,8 @@ class ParseRunner:
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
+                if self._fault is not None:
+                    raise self._fault  # of ours: our end frees the job for others, and counts as a crash of it
                 room = self._jobs_at_once - len(running)
                 for job in await self._claim(room) if room else ():
                     task = asyncio.create_task(self._work_on(job))
@@ -131,6 +134,8 @@ class ParseRunner:
 
     def _done(self, running: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
         running.discard(task)
+        if not task.cancelled():
+            self._fault = self._fault or task.exception()
         self._wake.set()
 
     async def _claim(self, limit: int) -> list[ParseJob]:
@@ -159,16 +164,13 @@ class ParseRunner:
                 await self._read(job)
             except DocumentError as error:
                 await self._fail(job, "parsing", error.reason, str(error))
-            except AddressRefusedError as error:
-                await self._fail(job, "fetching", "unreadable", str(error))
             except NotFoundError:
                 _log.info("pipeline gone", job_id=str(job.job_id))  # and its jobs with it
             except (StorageError, SourceUnavailableError, ConfigurationError) as error:
-                stage = "fetching" if isinstance(error, SourceUnavailableError) else "parsing"
-                await self._give_back(job, stage=stage, message=str(error))
+                await self._give_back(job, stage=_stage_of(job, error), message=str(error))
             except psycopg.Error as error:
                 _log.error("parsed job not saved", job_id=str(job.job_id), error=str(error).strip())
-                await self._give_back(job, stage="saving", message=str(error).strip())
+                await self._give_back(job, stage=_stage_of(job, error), message=str(error).strip())
         except asyncio.CancelledError:
             await self._give_back(job, attempt=0)
             raise
@@ -178,7 +180,11 @@ class ParseRunner:
         if job.status == "embedding_in_progress":
             return await self._embed(job, pipeline)
         if job.original_key is None:
-            fetched = await self._fetch(job, pipeline)
+            try:
+                fetched = await self._fetch(job, pipeline)
+            except (AddressRefusedError, DocumentError) as error:
+                reason = error.reason if isinstance(error, DocumentError) else "unreadable"
+                return await self._fail(job, "fetching", reason, str(error))
             if fetched is None:
                 return None
             job = fetched
@@ -275,3 +281,12 @@ class ParseRunner:
         }
         with contextlib.suppress(*AWAY):  # it comes free when its lease ends
             await self._database.fetch(_SQL["return_parsing"], values)
+
+
+def _stage_of(job: ParseJob, error: Exception) -> str:
+    """Where it went wrong. By that a resume knows where to go on: a job that had its chunks is not read anew."""
+    if job.status == "embedding_in_progress":
+        return "embedding"
+    if isinstance(error, SourceUnavailableError):
+        return "fetching"
+    return "saving" if isinstance(error, psycopg.Error) else "parsing"

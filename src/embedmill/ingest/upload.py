@@ -5,6 +5,7 @@ an original without a job, which a sweep removes, and never a job without its or
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -15,11 +16,11 @@ import psycopg
 import structlog
 
 from embedmill.core.documents import ChunkPlan
-from embedmill.database.patience import patiently
+from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
-from embedmill.errors import DatabaseUnreachableError, DocumentError, EmbedmillError, StorageError
+from embedmill.errors import DocumentError, EmbedmillError, StorageError
 from embedmill.ports import Originals, StoredOriginal, original_key
 
 _SQL = load_queries("embedmill.ingest", "staging.sql")
@@ -29,6 +30,8 @@ UPLOAD = "upload"
 URL = "url"
 # A request is answered within seconds, also where the database is away: by an error that says so.
 _TRIES = 8
+# Bytes that are older get no job any more: the sweep of originals may be about to remove them (originals_sweep.py).
+LONGEST_KEPT_SECONDS = 12 * 3600.0
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -39,6 +42,7 @@ class Kept(msgspec.Struct, frozen=True):
     media_type: str | None
     original: StoredOriginal | None
     error: EmbedmillError | None = None
+    kept_at: float = msgspec.field(default_factory=time.monotonic)
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -89,22 +93,33 @@ class Uploads:
         """Make the document and the job of what was kept; of what could not be kept, a job that says so."""
         if kept.original is None:
             return await self._stage_failure(pipeline, kept, wishes)
+        if time.monotonic() - kept.kept_at > LONGEST_KEPT_SECONDS:
+            await self.discard(kept)
+            late = StorageError("failed", "the request took longer than twelve hours: upload this file again")
+            return await self._stage_failure(
+                pipeline, msgspec.structs.replace(kept, original=None, error=late), wishes
+            )
         try:
             staged = await patiently(
                 partial(self._stage, pipeline, kept, kept.original, wishes), tries=_TRIES
             )
-        except (psycopg.Error, DatabaseUnreachableError):
+        except AWAY:
+            raise  # the job may be committed, and only the answer was lost: the sweep knows
+        except psycopg.Error:
             await self.discard(kept)
             raise
         if staged.is_known:
             await self.discard(kept)
         return staged
 
-    async def stage_url(self, pipeline: Pipeline, url: str, wishes: Wishes) -> Staged:
-        """A job whose bytes a worker fetches."""
+    async def stage_url(
+        self, pipeline: Pipeline, url: str, wishes: Wishes, *, job_id: UUID | None = None
+    ) -> Staged:
+        """A job whose bytes a worker fetches. A `job_id` that stands already is answered as it is: a URL says nothing
+        of its bytes, by which a request that is sent again could be known."""
         name = url.partition("?")[0].rstrip("/").rpartition("/")[2][:255] or url[:255]
         values = {
-            "job_id": uuid4(),
+            "job_id": job_id or uuid4(),
             "source_type": URL,
             "source_id": wishes.source_id or url,
             "name": name,

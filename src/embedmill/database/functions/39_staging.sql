@@ -17,6 +17,12 @@ DECLARE
     v_newest embedmill.ingestion_jobs;
 BEGIN
     SELECT * INTO STRICT v_pipeline FROM embedmill.pipelines WHERE id = p_pipeline_id;
+    -- The same call again: the answer to its commit was lost. Whatever became of the job since, it is this one.
+    SELECT * INTO v_newest FROM embedmill.ingestion_jobs j WHERE j.id = p_job_id;
+    IF FOUND THEN
+        RETURN QUERY SELECT v_newest.id, v_newest.document_id, v_newest.status, true;
+        RETURN;
+    END IF;
     -- The document has no content before it was parsed: version 0.
     INSERT INTO embedmill.knowledge_documents AS d (tenant_id, pipeline_id, source_type, source_id, name, version)
     VALUES (v_pipeline.tenant_id, p_pipeline_id, p_source_type, p_source_id, p_name, 0)

@@ -39,13 +39,16 @@ RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 DECLARE
     v_ids bigint[] := ARRAY(
-        SELECT b.id FROM embedmill.budgets b
-         WHERE b.id IN (SELECT t.id FROM embedmill.budgets t WHERE t.tenant_id = p_tenant_id AND t.job_id IS NULL
-                        UNION ALL
-                        SELECT j.id FROM embedmill.budgets j WHERE j.job_id = ANY (p_jobs))
-         ORDER BY b.id
-           FOR UPDATE);
+        SELECT t.id FROM embedmill.budgets t WHERE t.tenant_id = p_tenant_id AND t.job_id IS NULL
+        UNION ALL
+        SELECT j.id FROM embedmill.budgets j WHERE j.job_id = ANY (p_jobs));
 BEGIN
+    IF cardinality(v_ids) = 0 THEN
+        RETURN v_ids;
+    END IF;
+    -- Found before and locked by number: a condition that reads the table once more loses, when it is checked anew
+    -- after a wait, the very row that somebody else has changed meanwhile.
+    v_ids := ARRAY(SELECT b.id FROM embedmill.budgets b WHERE b.id = ANY (v_ids) ORDER BY b.id FOR UPDATE);
     -- reached_at is left for the sweep, which frees what waits.
     UPDATE embedmill.budgets
        SET spent_usd = 0, period_start = embedmill.month_begin(p_now)
@@ -128,14 +131,14 @@ DECLARE
           LEFT JOIN embedmill.embedding_queue_workers w ON w.worker_id = r.worker_id
          WHERE CASE WHEN w.worker_id IS NULL THEN r.created_at < now() - interval '15 minutes'
                     ELSE w.status NOT IN ('active', 'idle') END);
+    v_budgets bigint[] := ARRAY(
+        SELECT DISTINCT r.budget_id FROM embedmill.budget_reservations r WHERE r.call_id = ANY (v_calls));
     v_released integer;
 BEGIN
     IF cardinality(v_calls) = 0 THEN
         RETURN 0;
     END IF;
-    PERFORM FROM embedmill.budgets
-      WHERE id IN (SELECT budget_id FROM embedmill.budget_reservations WHERE call_id = ANY (v_calls))
-      ORDER BY id FOR UPDATE;
+    PERFORM FROM embedmill.budgets WHERE id = ANY (v_budgets) ORDER BY id FOR UPDATE;
     WITH gone AS (
         DELETE FROM embedmill.budget_reservations WHERE call_id = ANY (v_calls) RETURNING budget_id, amount_usd
     ), freed AS (
@@ -174,9 +177,9 @@ BEGIN
     IF b.job_id IS NULL THEN
         v_ids := ARRAY(
             SELECT q.id FROM embedmill.embedding_queue q
-             WHERE q.generation_id IN (
+             WHERE q.generation_id = ANY (ARRAY(
                        SELECT g.id FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-                        WHERE g.tenant_id = b.tenant_id AND p.price_per_million_tokens > 0)
+                        WHERE g.tenant_id = b.tenant_id AND p.price_per_million_tokens > 0))
                AND q.status = 'pending' AND q.operation <> 'DELETE' AND q.available_at < 'infinity'
              LIMIT p_limit FOR UPDATE SKIP LOCKED);
     ELSE
@@ -234,7 +237,8 @@ BEGIN
                         WHERE b.tenant_id = p_tenant_id AND b.job_id IS NOT NULL AND embedmill.is_reached(b, p_now));
     v_ids := ARRAY(
         SELECT q.id FROM embedmill.embedding_queue q
-         WHERE q.generation_id IN (SELECT g.id FROM embedmill.generations g WHERE g.tenant_id = p_tenant_id)
+         WHERE q.generation_id = ANY (ARRAY(
+                   SELECT g.id FROM embedmill.generations g WHERE g.tenant_id = p_tenant_id))
            AND q.status = 'pending' AND q.available_at = 'infinity' AND q.priority IN ('high', 'medium', 'low')
            AND (p_job_id IS NULL OR q.job_id = p_job_id)
            AND (q.job_id IS NULL OR q.job_id <> ALL (v_stopped))

@@ -20,6 +20,7 @@ ALTER TABLE embedmill.ingestion_jobs
     ADD COLUMN launched_at timestamptz,          -- for the last time
     ADD COLUMN launched_chunks integer,          -- how many had their vector then
     ADD CONSTRAINT ingestion_jobs_chunk_plan_check CHECK (chunk_overlap <= chunk_tokens / 2);
+CREATE INDEX ingestion_jobs_original ON embedmill.ingestion_jobs (original_key) WHERE original_key IS NOT NULL;
 CREATE INDEX ingestion_jobs_status ON embedmill.ingestion_jobs (tenant_id, status, created_at);
 CREATE INDEX knowledge_documents_content ON embedmill.knowledge_documents (pipeline_id, content_hash);
 
