@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from operator import attrgetter
 from uuid import UUID
 
 import msgspec
@@ -13,6 +14,7 @@ from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 
 _SQL = load_queries("embedmill.queue", "queue.sql")
+_ITEM_ID = attrgetter("id")
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -68,7 +70,8 @@ async def claim_items(
             "lease_seconds": lease_seconds,
         },
     )
-    return [Item(*row) for row in rows]
+    # In order of id, so that whoever writes for several locks them as everybody does. Sorting is cheaper here.
+    return sorted((Item(*row) for row in rows), key=_ITEM_ID)
 
 
 async def hold_items(connection: Connection, items: Sequence[Item]) -> set[int]:
