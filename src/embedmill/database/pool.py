@@ -4,7 +4,7 @@ asked over them. A transaction is opened where a stage begins and never spans a 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from embedmill.database.asking import AskedConnection
 from embedmill.database.server import describe_connection_error
 from embedmill.errors import DatabaseUnreachableError
 
@@ -39,8 +40,9 @@ class Database:
         self.url = url
         # By this name others find, and end, the sessions of a worker that froze within a transaction.
         self.session_name = f"embedmill {uuid4().hex[:16]}"
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[AskedConnection] = AsyncConnectionPool(
             url,
+            connection_class=AskedConnection,
             min_size=0,
             max_size=max_connections,
             kwargs={"application_name": self.session_name, "autocommit": True, "row_factory": tuple_row},
@@ -58,7 +60,7 @@ class Database:
         await self._pool.close()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[AskedConnection]:
         """A connection in autocommit mode; each statement is its own transaction."""
         try:
             async with self._pool.connection() as connection:
@@ -79,6 +81,11 @@ class Database:
         async with self.connection() as connection:
             cursor = await connection.execute(query, parameters)
             return await cursor.fetchall() if cursor.description else []
+
+    async def ask(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """As `fetch`, for a statement of every few moments: prepared, and at half of what a cursor costs here."""
+        async with self.connection() as connection:
+            return await connection.ask(query, parameters)
 
     async def fetch_one(self, query: Any, parameters: Any = None) -> tuple[Any, ...] | None:
         rows = await self.fetch(query, parameters)

@@ -14,6 +14,7 @@ from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 
 _SQL = load_queries("embedmill.queue", "queue.sql")
+_CLAIM = _SQL["claim_items"].as_string()
 _ITEM_ID = attrgetter("id")
 
 
@@ -59,8 +60,8 @@ async def claim_items(
     lease_seconds: float,
 ) -> list[Item]:
     """Claim about `max_chunks` and `max_tokens` of work, at most `max_items`; [] where nothing is ready."""
-    rows = await database.fetch(
-        _SQL["claim_items"],
+    rows = await database.ask(
+        _CLAIM,
         {
             "worker_id": worker_id,
             "generation_id": generation_id,

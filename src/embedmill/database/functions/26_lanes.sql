@@ -8,7 +8,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     LOCK TABLE embedmill.claim_lanes IN SHARE ROW EXCLUSIVE MODE;
     WITH wanted AS (
-        SELECT g.id AS generation_id, lane.priority, (w.value ->> lane.priority::text)::double precision AS weight,
+        SELECT g.id AS generation_id, lane.priority, t.id AS tenant_id, (w.value ->> lane.priority::text)::double precision AS weight,
                a.value::double precision AS aging_seconds, r.has_rivals,
                NOT r.has_rivals AND count(*) OVER (PARTITION BY p.id, lane.priority) = 1 AS is_alone,
                t.slug AS tenant, p.name AS pipeline, p.quota_key, s.value::double precision AS lease_seconds
@@ -28,8 +28,10 @@ BEGIN
                             WHERE n.generation_id = l.generation_id AND n.priority = l.priority)
     )
     INSERT INTO embedmill.claim_lanes AS l
-        (generation_id, priority, weight, aging_seconds, has_rivals, is_alone, tenant, pipeline, quota_key, lease_seconds)
-    SELECT generation_id, priority, weight, aging_seconds, has_rivals, is_alone, tenant, pipeline, quota_key, lease_seconds
+        (generation_id, priority, tenant_id, weight, aging_seconds, has_rivals, is_alone, tenant, pipeline, quota_key,
+         lease_seconds)
+    SELECT generation_id, priority, tenant_id, weight, aging_seconds, has_rivals, is_alone, tenant, pipeline, quota_key,
+           lease_seconds
       FROM wanted
     ON CONFLICT (generation_id, priority) DO UPDATE
        SET weight = excluded.weight, aging_seconds = excluded.aging_seconds, has_rivals = excluded.has_rivals,
@@ -59,6 +61,10 @@ CREATE OR REPLACE TRIGGER claim_lanes_changed
 CREATE OR REPLACE TRIGGER claim_lanes_changed
     AFTER INSERT OR DELETE OR TRUNCATE OR UPDATE OF value ON embedmill.embedding_queue_config
     FOR EACH STATEMENT EXECUTE FUNCTION embedmill.claim_lanes_changed();
+
+ALTER TABLE embedmill.claim_lanes ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS own_tenant ON embedmill.claim_lanes;
+CREATE POLICY own_tenant ON embedmill.claim_lanes USING (tenant_id = embedmill.current_tenant_id());
 
 -- For a database that had its tenants and pipelines before it had these triggers.
 DO $$

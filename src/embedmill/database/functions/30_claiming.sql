@@ -22,6 +22,7 @@ RETURNS TABLE (
     batch_id uuid, metadata jsonb)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_memoize = off
 AS $$
 #variable_conflict use_column
 DECLARE
