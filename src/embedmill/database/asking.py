@@ -79,6 +79,16 @@ class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         return prepared
 
     async def _answer(self) -> pq.abc.PGresult:
+        answer: pq.abc.PGresult | None = None
+        while (result := await self._next_result()) is not None:
+            answer = answer or result
+        if answer is None:
+            raise psycopg.OperationalError("the connection ended without an answer")
+        if answer.status not in _ANSWERS:
+            raise psycopg.errors.error_from_result(answer)
+        return answer
+
+    async def _next_result(self) -> pq.abc.PGresult | None:
         connection, loop = self.pgconn, asyncio.get_running_loop()
         socket = connection.socket
         try:
@@ -90,14 +100,7 @@ class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         except asyncio.CancelledError:
             connection.finish()  # The answer would be taken for that to the next question.
             raise
-        result = connection.get_result()
-        while connection.get_result() is not None:
-            pass
-        if result is None:
-            raise psycopg.OperationalError("the connection ended without an answer")
-        if result.status not in _ANSWERS:
-            raise psycopg.errors.error_from_result(result)
-        return result
+        return connection.get_result()
 
 
 async def _readiness(
