@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from uuid import uuid4
 
 from psycopg.types.json import Jsonb
 from tests.support.work import app_on, stand_in_pipeline
 
 from benchmarks.queue.systems import Statements, payload
-from embedmill.database.pool import Connection, Database
+from embedmill.database.pool import Database
 from embedmill.queue.items import claim_items
 
 # As embedmill.enqueue_document enqueues, less the document: the items, and their count.
@@ -31,9 +31,26 @@ WITH enqueued AS (
 INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items)
 SELECT tenant_id, generation_id, 'live', count(*) FROM enqueued GROUP BY tenant_id, generation_id
 """
+# The same for one.
+_ENQUEUE_ONE = """
+WITH enqueued AS (
+    INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, first_ordinal, last_ordinal, source_type,
+                                           source_id, priority, operation, estimated_tokens, metadata)
+    VALUES ({}, {}, 0, 0, {}, {}, {}, {}, {}, {}) RETURNING tenant_id, generation_id
+)
+INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items)
+SELECT tenant_id, generation_id, 'live', 1 FROM enqueued
+"""
 _COLUMNS = 8
+_NAMES = tuple(f"c{n}" for n in range(_COLUMNS))
+_ENQUEUE_NAMED = _ENQUEUE.format(*(f"%({name})s" for name in _NAMES))
+_ENQUEUE_ONE_NAMED = _ENQUEUE_ONE.format(*(f"%({name})s" for name in _NAMES))
 _FINISH = "SELECT embedmill.finish_items({}::bigint[], {}::bigint[])"
-_EXCHANGE = "SELECT item_id, lease_token FROM embedmill.exchange_embedding_batch(%s, %s, %s, %s, 'bench')"
+_FINISH_NAMED = _FINISH.format("%(ids)s", "%(tokens)s")
+_EXCHANGE = (
+    "SELECT item_id, lease_token FROM embedmill.exchange_embedding_batch("
+    "%(worker_id)s, %(ids)s, %(tokens)s, %(items)s, 'bench')"
+)
 _UNBOUND = {"max_chunks": 1_000_000, "max_tokens": 1_000_000_000, "lease_seconds": 600.0}
 
 
@@ -72,8 +89,9 @@ class EmbedmillItems:
         # No provider is ever called: the address leads nowhere.
         pipeline = await stand_in_pipeline(app, "http://127.0.0.1:9/v1", "bench")
         self._generation_id = pipeline.generation.id
+        # Kept as a worker in a loop keeps one, and asked as Database is asked.
         self._connections = [
-            _Held(await self._stack.enter_async_context(app.database.connection())) for _ in range(clients)
+            await self._stack.enter_async_context(app.database.connection()) for _ in range(clients)
         ]
 
     async def close(self) -> None:
@@ -92,7 +110,10 @@ class EmbedmillItems:
             [job["estimated_tokens"] for job in jobs],
             [Jsonb(job["metadata"]) for job in jobs],
         ]
-        await self._connections[client].fetch(_ENQUEUE.format(*["%s"] * _COLUMNS), columns)
+        text, values = (
+            (_ENQUEUE_NAMED, columns) if count > 1 else (_ENQUEUE_ONE_NAMED, [c[0] for c in columns])
+        )
+        await self._connections[client].ask(text, dict(zip(_NAMES, values, strict=True)))
 
     async def claim(self, client: int, count: int) -> Sequence[tuple[int, int]]:
         connection = cast("Database", self._connections[client])
@@ -102,53 +123,44 @@ class EmbedmillItems:
         return [(item.id, item.lease_token) for item in items]
 
     async def complete(self, client: int, claimed: Sequence[tuple[int, int]]) -> None:
-        done = await self._connections[client].fetch(_FINISH.format("%s", "%s"), _transpose(claimed))
+        ids, tokens = _transpose(claimed)
+        done = await self._connections[client].ask(_FINISH_NAMED, {"ids": ids, "tokens": tokens})
         assert len(done[0][0]) == len(claimed)
         # What a worker's sweep does every few seconds: its share of the cost belongs to the job.
         self._calls += 1
         if self._calls % 200 == 0:
-            await self._connections[client].fetch("SELECT embedmill.fold_queue_changes()")
+            await self._connections[client].ask("SELECT embedmill.fold_queue_changes()", {})
 
     async def hand_over(
         self, client: int, claimed: Sequence[tuple[int, int]], count: int
     ) -> Sequence[tuple[int, int]]:
-        rows = await self._connections[client].fetch(
-            _EXCHANGE, (self._worker_id, *_transpose(claimed), count)
+        ids, tokens = _transpose(claimed)
+        rows = await self._connections[client].ask(
+            _EXCHANGE, {"worker_id": self._worker_id, "ids": ids, "tokens": tokens, "items": count}
         )
         return [(row[0], row[1]) for row in rows]
 
     def statements(self) -> Statements:
         generation = b"%d" % self._generation_id
         return Statements(
-            enqueue=_ENQUEUE.format(*(f"${n}" for n in range(1, _COLUMNS + 1))),
+            enqueue=_ENQUEUE_ONE.format(*(f"${n}" for n in range(1, _COLUMNS + 1))),
             enqueue_values=lambda n: [
-                b"{1}",
-                b"{%s}" % generation,
-                b"{bench}",
-                b"{raw/%d}" % n,
-                b"{medium}",
-                b"{INSERT}",
-                b"{10}",
-                b'{"{}"}',
+                b"1",
+                generation,
+                b"bench",
+                b"raw/%d" % n,
+                b"medium",
+                b"INSERT",
+                b"10",
+                b"{}",
             ],
             claim="SELECT id, lease_token, tenant_id, document_id, job_id, usage_type, retry_count, "
-            "estimated_tokens FROM embedmill.claim_items($1, $2, 1, 1000000, 1000000000, 600) ORDER BY id",
+            "estimated_tokens FROM embedmill.claim_items($1, $2, 1, 1000000, 1000000000, 600)",
             claim_values=[str(self._worker_id).encode(), generation],
             complete=_FINISH.format("$1", "$2"),
             complete_values=lambda row: [b"{%s}" % row[0], b"{%s}" % row[1]],
             claimed_columns=2,
         )
-
-
-class _Held:
-    """A connection kept as a worker in a loop keeps it, asked as Database is asked."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def fetch(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
-        cursor = await self._connection.execute(query, parameters)
-        return await cursor.fetchall() if cursor.description else []
 
 
 def _transpose(claimed: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:

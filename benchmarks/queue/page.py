@@ -42,9 +42,11 @@ by turns. The figures are those of the last run, `benchmarks/results/queue.json`
 `python -m benchmarks.queue.page`.
 
 All commit durably and say the same in a job: tenant, generation, source, priority, operation, estimated tokens,
-metadata. Each client holds one connection. "Functions" builds its statements at each call, as pgmq does; "plain" is the
-same algorithm in static statements, which pgmq itself does not have. Neither fences a completion, keeps priorities, a
-cap for each tenant, leases with a worker, a unique source, or counts.
+metadata. Each client holds one connection: ours the one by which workers claim (`database/asking.py`), PgQueuer's
+asyncpg on uvloop, procrastinate's and the pgmq-style ones' psycopg; "statements only" leaves the clients out.
+"Functions" builds its statements at each call, as pgmq does; "plain" is the same algorithm in static statements, which
+pgmq itself does not have. Neither fences a completion, keeps priorities, a cap for each tenant, leases with a worker, a
+unique source, or counts.
 
 ## Jobs a second: enqueued, claimed and completed
 
@@ -54,10 +56,14 @@ Medians over the rounds.
 
 {_verdicts(rates, systems)}
 
-One by one the processor decides beside the commits, and an item of ours costs more of it than a message that is a number
-and a time: three lanes are looked at, a token is drawn, the end is written to a history of days and counted. Workers
-take items in batches; one that does not can end an item and claim the next in one call and one commit
-(`exchange_embedding_batch`: "done and next in one call").
+One by one the processor decides beside the commits, and an item of ours costs the server more of it than a message that
+is a number and a time: three lanes are looked at, a token is drawn, three indexes are written, the end goes to a
+history of days and is counted. Decision 0029 says what was cut from it. Workers take items in batches; one that does not
+can end an item and claim the next in one call and one commit (`exchange_embedding_batch`: "done and next in one call").
+
+The server's processor, microseconds for a job, which the load of the machine falsifies less:
+
+{_table(rates, systems, "server, us a job", lambda row: row["step"] == "server, us a job")}
 
 ## The steps in batches
 

@@ -67,7 +67,8 @@ async def test_no_operation_tells_or_changes_anything_of_another_tenant(
     secrets = Secrets(two)
     tried = 0
     # Uploads come last: what beta says in them is told back to it from then on.
-    operations = sorted(await described(service) - STREAMS, key=lambda each: each.endswith("v1/ingestion-jobs"))
+    operations = sorted(await described(service) - STREAMS)
+    operations.sort(key=lambda each: (each == "POST /api/v1/ingestion-jobs", each.startswith("DELETE")))
     for operation in operations:
         for role in ROLES:
             async with client_of(service, two.beta, role) as client:
@@ -99,16 +100,196 @@ async def test_the_probe_finds_what_alpha_itself_is_told(service: Serving, two: 
     assert {each for each in LEAST_ROLE if each.startswith("GET ")} - STREAMS - silent == told
 
 
-@pytest.mark.parametrize("operation", sorted(LEAST_ROLE))
-def test_a_key_may_do_what_its_role_allows_and_nothing_more(operation: str, roles: Roles) -> None:
-    answers = roles.answers(operation)
-    least = LEAST_ROLE[operation]
-    if least is None:
-        assert set(answers.values()) <= {200}
-        return
-    assert answers["no key"] == (401, "not_authenticated")
-    for role in ROLES:
-        may = ROLES.index(role) >= ROLES.index(least)
-        status, code = answers[role]
-        assert (code == "not_allowed") != may, (role, answers)
-        assert (status == 403) != may, (role, answers)
+async def test_a_key_may_do_what_its_role_allows_and_nothing_more(service: Serving, two: TwoTenants) -> None:
+    """Nothing is found and nothing is sent, so that what is allowed comes to nothing."""
+    for operation, least in LEAST_ROLE.items():
+        method, path = operation.split(" ")
+        for name in ("{jobId}", "{batchId}", "{webhookId}", "{deliveryId}", "{keyId}"):
+            path = path.replace(name, str(uuid4()))
+        path = path.replace("{id}", "1").replace("{name}", "nothing")
+        for role in (None, *ROLES):
+            headers = two.beta.headers(role) if role else {}
+            async with service.client.stream(method, service.address + path, headers=headers) as response:
+                status = response.status_code
+            if least is None:
+                assert status == 200, operation
+            elif role is None:
+                assert status == 401, operation
+                assert response.headers["www-authenticate"] == "Bearer"
+            else:
+                refused = ROLES.index(role) < ROLES.index(least)
+                assert (status == 403) == refused, (operation, role, status)
+                assert status in {200, 202, 204, 403, 404, 422}, (operation, role, status)
+
+
+async def test_the_same_bytes_and_the_same_names_in_two_tenants_are_strangers(
+    service: Serving, two: TwoTenants
+) -> None:
+    """Neither the bytes, nor the name of the source, nor the key of the request tells that another has it already."""
+    theirs = two.alpha.jobs["completed"]
+    content = b"alpha has a paper about completed, which is nobody else's.\n" * 3
+    async with client_of(service, two.beta) as client:
+        taken = await client.post(
+            "/api/v1/ingestion-jobs",
+            files={"file": ("a.txt", content)},
+            data={"pipeline": "standin", "sourceId": "alpha-completed"},
+            headers={"Idempotency-Key": "alpha completed"},
+        )
+    assert taken.status_code == 202
+    assert "idempotent-replayed" not in taken.headers
+    mine = taken.json()
+    assert mine["isKnown"] is False
+    assert (mine["jobId"], mine["documentId"]) != (theirs["jobId"], theirs["documentId"])
+    with psycopg.connect(two.admin_url) as connection:
+        keys = connection.execute(
+            "SELECT original_key FROM embedmill.ingestion_jobs WHERE id = ANY (%s)",
+            ([mine["jobId"], theirs["jobId"]],),
+        ).fetchall()
+    assert len(set(keys)) == 2
+
+
+async def test_equal_texts_of_another_tenant_are_no_donors_of_vectors(
+    two: TwoTenants, service: Serving
+) -> None:
+    """The estimate counts what would be reused: nothing, though alpha has paid for this very text."""
+    async with client_of(service, two.beta) as client, client_of(service, two.alpha) as other:
+        whose = {}
+        for name, by in (("beta", client), ("alpha", other)):
+            with psycopg.connect(two.admin_url, autocommit=True) as connection:
+                # Made at its preview, with the chunk that alpha's completed document has.
+                row = connection.execute(
+                    "WITH source AS (SELECT c.* FROM embedmill.knowledge_chunks c WHERE c.document_id = %(source)s), "
+                    "target AS (SELECT j.id, j.document_id, j.pipeline_id, j.tenant_id FROM embedmill.ingestion_jobs j "
+                    "           WHERE j.id = %(job)s) "
+                    "INSERT INTO embedmill.knowledge_chunks (tenant_id, pipeline_id, document_id, ordinal, start_offset, "
+                    "  end_offset, token_count, text_config, content_hash, text) "
+                    "SELECT t.tenant_id, t.pipeline_id, t.document_id, 100, 0, 1, s.token_count, s.text_config, "
+                    "  s.content_hash, s.text FROM source s, target t RETURNING id",
+                    {
+                        "source": two.alpha.jobs["completed"]["documentId"],
+                        "job": getattr(two, name).jobs["chunk_preview_ready"]["jobId"],
+                    },
+                ).fetchone()
+            assert row is not None
+            job = getattr(two, name).jobs["chunk_preview_ready"]["jobId"]
+            preview = (await by.get(f"/api/v1/ingestion-jobs/{job}/chunks")).json()
+            whose[name] = preview["estimate"]["reusedChunks"]
+    assert whose == {"beta": 0, "alpha": 1}
+
+
+async def test_a_batch_id_of_another_tenant_joins_nothing_and_tells_nothing(
+    service: Serving, two: TwoTenants
+) -> None:
+    before = rows_of(two, ALPHA)
+    batch = two.alpha.batch_id
+    async with client_of(service, two.beta) as client, client_of(service, two.alpha) as other:
+        theirs = (await other.get(f"/api/v1/batches/{batch}")).json()
+        taken = await client.post(
+            "/api/v1/ingestion-jobs",
+            files={"file": ("a.txt", b"beta joins")},
+            data={"pipeline": "standin", "batchId": batch},
+        )
+        assert taken.status_code == 202
+        mine = (await client.get(f"/api/v1/batches/{batch}")).json()
+        assert (mine["jobs"], mine["waiting"]) == (1, 1)
+        stopped = (await client.post(f"/api/v1/batches/{batch}/cancel")).json()
+        assert (stopped["done"], stopped["batch"]["cancelled"]) == (1, 1)
+        assert (await other.get(f"/api/v1/batches/{batch}")).json() == theirs
+        assert rows_of(two, ALPHA) == before
+    # The batch of beta has ended, whatever becomes of the two jobs of alpha's.
+    with psycopg.connect(two.url, autocommit=True) as connection:
+        connection.execute("SELECT embedmill.complete_batches()")
+        told = connection.execute(
+            "SELECT t.slug, e.payload ->> 'jobs' FROM embedmill.events e JOIN embedmill.tenants t ON t.id = e.tenant_id "
+            "WHERE e.type = 'batch.completed' AND e.batch_id = %s",
+            (batch,),
+        ).fetchall()
+    assert told == [(BETA, "1")]
+
+
+@asynccontextmanager
+async def reading(client: httpx2.AsyncClient, path: str, last_seen: str | None) -> AsyncIterator[list[str]]:
+    """The lines of a stream as they come."""
+    lines: list[str] = []
+    began = asyncio.Event()
+
+    async def read() -> None:
+        headers = {"Last-Event-ID": last_seen} if last_seen else {}
+        async with client.stream("GET", path, headers=headers) as response:
+            assert response.status_code == 200
+            async for line in response.aiter_lines():
+                lines.append(line)
+                began.set()
+
+    task = asyncio.create_task(read())
+    try:
+        await began.wait()
+        yield lines
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("last_seen", [None, "0-0", "alpha"])
+async def test_a_stream_carries_the_events_of_its_own_tenant_only(
+    service: Serving, two: TwoTenants, last_seen: str | None
+) -> None:
+    secrets = Secrets(two)
+    seen = two.alpha.event_id if last_seen == "alpha" else last_seen
+    async with (
+        client_of(service, two.beta) as client,
+        client_of(service, two.alpha) as other,
+        reading(client, "/api/v1/events", seen) as lines,
+        reading(other, "/api/v1/events", seen) as others,
+    ):
+        for state in ("staged", "embedding_in_progress"):
+            for tenant, by in ((two.alpha, other), (two.beta, client)):
+                answer = await by.post(f"/api/v1/ingestion-jobs/{tenant.jobs[state]['jobId']}/cancel")
+                assert answer.status_code == 202
+        # Alpha's came first: when beta's are here, alpha's would be.
+        async with asyncio.timeout(30):
+            for said, tenant in ((lines, two.beta), (others, two.alpha)):
+                while f'"jobId": "{tenant.jobs["embedding_in_progress"]["jobId"]}"' not in _cancels(said):
+                    await asyncio.sleep(0.02)
+    assert secrets.in_text("\n".join(lines), said=seen or "") == []
+    assert secrets.in_text("\n".join(others)) != []
+
+
+def _cancels(lines: list[str]) -> str:
+    return "\n".join(
+        data for kind, data in zip(lines, lines[1:], strict=False) if kind == "event: job.cancelled"
+    )
+
+
+async def test_streams_of_jobs_and_batches_of_another_tenant_are_not_found(
+    service: Serving, two: TwoTenants
+) -> None:
+    secrets = Secrets(two)
+    async with client_of(service, two.beta) as client:
+        paths = [f"ingestion-jobs/{job['jobId']}" for job in two.alpha.jobs.values()]
+        for path in (*paths, f"batches/{two.alpha.batch_id}"):
+            for last_seen in ({}, {"Last-Event-ID": "0-0"}, {"Last-Event-ID": two.alpha.event_id}):
+                response = await client.get(f"/api/v1/{path}/events", headers=last_seen)
+                assert response.status_code == 404
+                assert secrets.in_text(shown(response), said=path) == []
+        for wrong in ("x", "1", "-1-1", "9" * 20 + "-1", "1-1; SELECT 1", "18446744073709551615-1"):
+            response = await client.get("/api/v1/events", headers={"Last-Event-ID": wrong})
+            assert (response.status_code, response.json()["code"]) == (422, "invalid_request"), wrong
+
+
+async def test_a_cursor_made_by_hand_leads_to_no_other_tenant(service: Serving, two: TwoTenants) -> None:
+    """A cursor is no secret and no right: whatever stands in it, one's own rows are what is paged."""
+    secrets = Secrets(two)
+    async with client_of(service, two.alpha) as other, client_of(service, two.beta) as client:
+        cursors = dict[str, Any]()
+        for path in ("ingestion-jobs", "embedding-jobs", f"webhooks/{two.alpha.webhook_id}/deliveries"):
+            cursors[path] = (await other.get(f"/api/v1/{path}?limit=1")).json()["nextCursor"]
+            assert cursors[path]
+        cursors[f"webhooks/{two.beta.webhook_id}/deliveries"] = cursors.pop(
+            f"webhooks/{two.alpha.webhook_id}/deliveries"
+        )
+        for path in cursors:
+            for cursor in cursors.values():
+                response = await client.get(f"/api/v1/{path}", params={"cursor": cursor})
+                assert response.status_code in {200, 422}, (path, response.text)
+                assert secrets.in_text(response.text) == []

@@ -41,6 +41,11 @@ def files_in(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
+def stand_in_the_way_of(folder: Path) -> None:
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_bytes(b"not a folder")
+
+
 async def stream(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
@@ -88,8 +93,7 @@ async def test_where_the_store_is_full_that_file_s_job_has_failed_and_the_others
 async def test_where_the_store_is_away_the_job_says_so_and_the_file_can_be_sent_again(
     service: Serving, folder: Path
 ) -> None:
-    folder.parent.mkdir(exist_ok=True)
-    folder.write_bytes(b"not a folder")
+    stand_in_the_way_of(folder)
     lost = await service.upload("a.txt", b"text", pipeline="standin")
     assert (lost["status"], lost["isResumable"]) == ("failed", False)
     job = await service.job(lost["jobId"])
@@ -97,7 +101,7 @@ async def test_where_the_store_is_away_the_job_says_so_and_the_file_can_be_sent_
     assert "store of originals" in job["errorMessage"]
     refused = await service.client.post(f"/ingestion-jobs/{lost['jobId']}/resume")
     assert refused.status_code == 409
-    folder.unlink()
+    await asyncio.to_thread(folder.unlink)
     again = await service.upload("a.txt", b"text", pipeline="standin")
     assert again["status"] == "staged"
     assert again["jobId"] != lost["jobId"]

@@ -111,3 +111,36 @@ def test_work_goes_on_beside_a_snapshot_that_stays_open(
             done.update(ids)
         assert connection.execute("SELECT count(*) FROM embedmill.embedding_queue").fetchone() == (0,)
         assert forgotten.execute("SELECT count(*) FROM embedmill.embedding_queue").fetchone() == (1000,)
+
+
+SOURCES = """
+INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, priority, source_type, source_id)
+SELECT 1, %(generation)s, (ARRAY['high', 'medium', 'low'])[n %% 3 + 1]::embedmill.queue_priority, 'test', n::text
+  FROM generate_series(1, 3000) AS n
+"""
+
+
+@pytest.mark.parametrize("taken_at_once", [1, 10])
+def test_items_without_a_document_are_claimed_and_ended_by_their_ids(
+    connection: psycopg.Connection[tuple[object, ...]], pipeline: Pipeline, taken_at_once: int
+) -> None:
+    """They share an index of their own, which whoever asks for them by their want of a document would read whole."""
+    generation = pipeline.generation.id
+    claim = "SELECT id, lease_token FROM embedmill.claim_items(%s, %s, %s, 10000, 10000, 60)"
+    finish = "SELECT cardinality(embedmill.finish_items(%s, %s))"
+    with connection:
+        for _ in range(2):  # The plans are made while the table is empty, and kept.
+            connection.execute(claim, (uuid4(), generation, taken_at_once))
+            connection.execute(finish, ([0] * taken_at_once, [0] * taken_at_once))
+        connection.execute(SOURCES, {"generation": generation})
+        for _ in range(3):
+            with connection.transaction():
+                before = rows_read(connection)
+                items = connection.execute(claim, (uuid4(), generation, taken_at_once)).fetchall()
+                ids, tokens = [item[0] for item in items], [item[1] for item in items]
+                assert connection.execute(finish, (ids, tokens)).fetchone() == (taken_at_once,)
+                scanned, fetched = (
+                    now - then for now, then in zip(rows_read(connection), before, strict=True)
+                )
+            assert scanned == 0
+            assert fetched <= 10 + 10 * taken_at_once

@@ -4,7 +4,7 @@ asked over them. A transaction is opened where a stage begins and never spans a 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 from uuid import uuid4
@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from embedmill.database.asking import AskedConnection
 from embedmill.database.server import describe_connection_error
 from embedmill.errors import DatabaseUnreachableError, DatabaseUnsuitableError
 
@@ -48,8 +49,9 @@ class Database:
         self.url = url
         # By this name others find, and end, the sessions of a worker that froze within a transaction.
         self.session_name = f"embedmill {uuid4().hex[:16]}"
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[AskedConnection] = AsyncConnectionPool(
             url,
+            connection_class=AskedConnection,
             min_size=0,
             max_size=max_connections,
             kwargs={
@@ -76,7 +78,7 @@ class Database:
         return TenantDatabase(self, tenant_id, actor)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[AskedConnection]:
         """A connection in autocommit mode; each statement is its own transaction."""
         try:
             async with self._pool.connection() as connection:
@@ -97,6 +99,11 @@ class Database:
         async with self.connection() as connection:
             cursor = await connection.execute(query, parameters)
             return await cursor.fetchall() if cursor.description else []
+
+    async def ask(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """As `fetch`, for a statement of every few moments: prepared, and at half of what a cursor costs here."""
+        async with self.connection() as connection:
+            return await connection.ask(query, parameters)
 
     async def fetch_one(self, query: Any, parameters: Any = None) -> tuple[Any, ...] | None:
         rows = await self.fetch(query, parameters)
@@ -120,9 +127,9 @@ class TenantDatabase(Database):
         pass
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[AskedConnection]:
         """A connection within a transaction of this tenant."""
-        async with self._base.transaction() as connection:
+        async with self._base.connection() as connection, connection.transaction():
             await connection.execute(_ON_BEHALF, self._settings)
             yield connection
 

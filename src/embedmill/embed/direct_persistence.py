@@ -15,12 +15,13 @@ import psycopg
 from embedmill.core.batching import Unit
 from embedmill.core.hashing import text_hash
 from embedmill.core.pricing import cost_usd
+from embedmill.database.copying import copying
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
 from embedmill.embed.books import Books
 from embedmill.embed.results import Call
-from embedmill.embed.vector_copy import encode_vectors
+from embedmill.embed.vector_copy import VECTOR_COLUMNS, encode_vectors
 from embedmill.ports import Vectors
 
 _SQL = load_queries("embedmill.embed", "embed.sql")
@@ -104,8 +105,7 @@ class DirectPersistence:
             if ours:
                 chunk_ids, hashes, rows = ([o[0] for o in ours], [o[1] for o in ours], [o[2] for o in ours])
                 pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
-                statement = _SQL["copy_vectors"].format(vectors=self._vectors)
-                async with connection.cursor().copy(statement) as copy:
+                async with copying(connection, self._vectors, VECTOR_COLUMNS, binary=True) as copy:
                     for piece in pieces:
                         await copy.write(piece)
             await self._books.record_usage(connection, call, {work.job_id})

@@ -26,10 +26,6 @@ SELECT w.chunk_id, v.input_hash, v.embedding
 ON CONFLICT (chunk_id) DO NOTHING
 RETURNING chunk_id;
 
--- name: copy_vectors
--- One response's vectors in PostgreSQL's binary COPY format.
-COPY {vectors} (chunk_id, input_hash, embedding) FROM STDIN (FORMAT binary);
-
 -- name: standing_vectors
 -- Which of these chunks have a vector already.
 SELECT chunk_id FROM {vectors} WHERE chunk_id = ANY (%(chunk_ids)s);

@@ -15,13 +15,14 @@ import psycopg
 from embedmill.core.batching import Target, Unit
 from embedmill.core.hashing import text_hash
 from embedmill.core.pricing import apportion
+from embedmill.database.copying import copying
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
 from embedmill.embed.books import Books
 from embedmill.embed.holding import Holdings
 from embedmill.embed.results import Call, Donor, Outcome, Written
-from embedmill.embed.vector_copy import encode_vectors
+from embedmill.embed.vector_copy import VECTOR_COLUMNS, encode_vectors
 from embedmill.ports import Vectors
 from embedmill.queue.items import Item, complete_items
 
@@ -77,8 +78,7 @@ class Persistence:
             if written.ours:
                 chunk_ids = [target.chunk_id for target in written.ours]
                 pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
-                statement = _SQL["copy_vectors"].format(vectors=self._vectors)
-                async with connection.cursor().copy(statement) as copy:
+                async with copying(connection, self._vectors, VECTOR_COLUMNS, binary=True) as copy:
                     for piece in pieces:
                         await copy.write(piece)
             await self._books.record_usage(connection, call, {item.job_id for item in items})

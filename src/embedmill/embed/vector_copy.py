@@ -17,6 +17,7 @@ from embedmill.core.hashing import HASH_BYTES
 from embedmill.errors import BadResponseError
 from embedmill.ports import Vectors
 
+VECTOR_COLUMNS = ("chunk_id", "input_hash", "embedding")
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
 _TRAILER = b"\xff\xff"
 _SCALARS = {"vector": ">f4", "halfvec": ">f2"}

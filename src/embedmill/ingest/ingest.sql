@@ -62,12 +62,6 @@ UPDATE embedmill.knowledge_chunks c
        AS m (id, ordinal, start_offset, end_offset, place_kind, place_first, place_last, heading_path)
  WHERE c.id = m.id;
 
--- name: copy_chunks
--- New passages, in bulk.
-COPY embedmill.knowledge_chunks
-    (tenant_id, pipeline_id, document_id, ordinal, start_offset, end_offset, token_count, text_config,
-     content_hash, place_kind, place_first, place_last, heading_path, text) FROM STDIN;
-
 -- name: save_text
 -- The text that the offsets point into.
 INSERT INTO embedmill.knowledge_document_texts (document_id, tenant_id, text)

@@ -188,6 +188,8 @@ class Jobs:
     async def cancel(self, job_id: UUID, message: str) -> str:
         """Stop a job, keeping what is done; returns its status, which is another where it had ended."""
         row = await self._act("cancel_job", {"job_id": job_id, "message": message})
+        if row[0] is None:
+            raise NotFoundError(f"there is no ingestion job {job_id}")
         return str(row[0])
 
     async def resume(self, job_id: UUID) -> None:

@@ -8,18 +8,38 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedmill.core.chunking import place_of
 from embedmill.core.documents import Chunk, ParsedDocument
 from embedmill.core.hashing import text_hash
 from embedmill.core.revision import revise
+from embedmill.database.copying import copying
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 
 _SQL = load_queries("embedmill.ingest", "ingest.sql")
 _STAGING = load_queries("embedmill.ingest", "staging.sql")
+
+_CHUNKS = sql.Identifier("embedmill", "knowledge_chunks")
+_CHUNK_COLUMNS = (
+    "tenant_id",
+    "pipeline_id",
+    "document_id",
+    "ordinal",
+    "start_offset",
+    "end_offset",
+    "token_count",
+    "text_config",
+    "content_hash",
+    "place_kind",
+    "place_first",
+    "place_last",
+    "heading_path",
+    "text",
+)
 
 _Place = tuple[str, str, str] | tuple[None, None, None]
 
@@ -245,7 +265,7 @@ class Storing:
         if moved:
             await self._move_chunks(connection, moved)
         if revision.added:
-            async with connection.cursor().copy(_SQL["copy_chunks"]) as copy:
+            async with copying(connection, _CHUNKS, _CHUNK_COLUMNS) as copy:
                 for index in revision.added:
                     chunk = chunks[index]
                     await copy.write_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from operator import attrgetter
 from uuid import UUID
 
 import msgspec
@@ -13,6 +14,8 @@ from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 
 _SQL = load_queries("embedmill.queue", "queue.sql")
+_CLAIM = _SQL["claim_items"].as_string()
+_ITEM_ID = attrgetter("id")
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -57,8 +60,8 @@ async def claim_items(
     lease_seconds: float,
 ) -> list[Item]:
     """Claim about `max_chunks` and `max_tokens` of work, at most `max_items`; [] where nothing is ready."""
-    rows = await database.fetch(
-        _SQL["claim_items"],
+    rows = await database.ask(
+        _CLAIM,
         {
             "worker_id": worker_id,
             "generation_id": generation_id,
@@ -68,7 +71,8 @@ async def claim_items(
             "lease_seconds": lease_seconds,
         },
     )
-    return [Item(*row) for row in rows]
+    # In order of id, so that whoever writes for several locks them as everybody does. Sorting is cheaper here.
+    return sorted((Item(*row) for row in rows), key=_ITEM_ID)
 
 
 async def hold_items(connection: Connection, items: Sequence[Item]) -> set[int]:

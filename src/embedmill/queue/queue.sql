@@ -3,8 +3,7 @@
 SELECT id, lease_token, tenant_id, document_id, job_id, usage_type, retry_count, estimated_tokens,
        operation::text
   FROM embedmill.claim_items(%(worker_id)s, %(generation_id)s, %(max_items)s, %(max_chunks)s, %(max_tokens)s,
-                             %(lease_seconds)s)
- ORDER BY id;
+                             %(lease_seconds)s);
 
 -- name: return_items
 -- Gives held items back; returns the ids of those whose attempts are used up (they ended as failed).

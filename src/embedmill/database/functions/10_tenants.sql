@@ -105,7 +105,10 @@ BEGIN
         PERFORM embedmill.grant_table(v_table, 'SELECT', true);
     END LOOP;
     -- What belongs to no tenant, as far as the service needs it.
-    PERFORM embedmill.grant_table('embedmill.quotas', 'SELECT, INSERT, UPDATE', false);
+    -- A quota's key names a pipeline: one sees those that one's own pipelines share.
+    PERFORM embedmill.protect_table('embedmill.quotas',
+        'EXISTS (SELECT FROM embedmill.pipelines p WHERE p.quota_key = quotas.quota_key)');
+    PERFORM embedmill.grant_table('embedmill.quotas', 'SELECT, UPDATE', false);
     PERFORM embedmill.grant_table('embedmill.embedding_queue_config', 'SELECT', false);
     PERFORM embedmill.grant_table('embedmill.embedding_queue_workers', 'SELECT', false);
     PERFORM embedmill.grant_table('embedmill.turn_clock', 'SELECT', false);

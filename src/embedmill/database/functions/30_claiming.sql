@@ -22,6 +22,7 @@ RETURNS TABLE (
     batch_id uuid, metadata jsonb)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_memoize = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -31,45 +32,36 @@ DECLARE
     v_aging double precision;
     v_has_rivals boolean;
 BEGIN
-    -- One item, and no cap to count under a lock: all in one statement, since to begin one costs more than to run it.
-    -- Where others hold the whole lane whose turn it is, the long way.
+    -- One item of a lane that is open (26_lanes.sql): all in one statement, since to begin one costs more than to run
+    -- it. Where others hold the whole lane whose turn it is, or nothing is as plain, the long way.
     IF p_max_items = 1 THEN
         UPDATE embedmill.embedding_queue q
            SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
                lease_deadline = now() + make_interval(secs => p_lease_seconds),
                processing_started_at = now(), rate_limit_delay_ms = NULL
-         WHERE q.id = (
-            SELECT i.id FROM embedmill.embedding_queue i
-             WHERE i.generation_id = p_generation_id AND i.status IN ('pending', 'rate_limited')
-               AND i.available_at <= now() AND i.priority = (
-                SELECT lane.priority
-                  FROM (VALUES ('high'::embedmill.queue_priority, 'high'), ('medium', 'medium'), ('low', 'low'))
-                       AS lane (priority, name)
+          FROM (SELECT i.place, lane.has_rivals
+                  FROM (SELECT l.priority, l.has_rivals
+                          FROM embedmill.claim_lanes l
+                         CROSS JOIN LATERAL (
+                            SELECT h.available_at FROM embedmill.embedding_queue h
+                             WHERE h.generation_id = p_generation_id AND h.priority = l.priority
+                               AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
+                             ORDER BY h.available_at, h.id LIMIT 1) head
+                         WHERE l.generation_id = p_generation_id
+                         ORDER BY l.weight * (1 + date_part('epoch', now() - head.available_at) / l.aging_seconds) DESC,
+                                  l.priority
+                         LIMIT 1) lane
                  CROSS JOIN LATERAL (
-                    SELECT h.available_at FROM embedmill.embedding_queue h
-                     WHERE h.generation_id = p_generation_id AND h.priority = lane.priority
-                       AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
-                     ORDER BY h.available_at, h.id LIMIT 1) head
-                 WHERE (SELECT p.paused_at IS NULL AND t.max_processing_items IS NULL
-                          FROM embedmill.generations g
-                          JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-                          JOIN embedmill.tenants t ON t.id = g.tenant_id
-                         WHERE g.id = p_generation_id)
-                   AND (SELECT c.value::boolean FROM embedmill.embedding_queue_config c WHERE c.key = 'queue_enabled')
-                 ORDER BY ((SELECT c.value FROM embedmill.embedding_queue_config c WHERE c.key = 'priority_weights')
-                            -> lane.name)::double precision
-                          * (1 + date_part('epoch', now() - head.available_at)
-                                 / (SELECT c.value::double precision FROM embedmill.embedding_queue_config c
-                                     WHERE c.key = 'priority_aging_seconds')) DESC,
-                          lane.priority
-                 LIMIT 1)
-             ORDER BY i.available_at, i.id
-             LIMIT 1
-               FOR UPDATE SKIP LOCKED)
+                    SELECT w.ctid AS place FROM embedmill.embedding_queue w
+                     WHERE w.generation_id = p_generation_id AND w.priority = lane.priority
+                       AND w.status IN ('pending', 'rate_limited') AND w.available_at <= now()
+                     ORDER BY w.available_at, w.id
+                     LIMIT 1
+                       FOR UPDATE SKIP LOCKED) i) turn
+         WHERE q.ctid = turn.place
         RETURNING q.id, q.lease_token, q.lease_deadline, q.tenant_id, q.generation_id, q.document_id, q.job_id,
                   q.source_type, q.source_id, q.operation, q.priority, q.usage_type, q.estimated_tokens,
-                  q.retry_count, q.batch_id, q.metadata,
-                  EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> q.tenant_id)
+                  q.retry_count, q.batch_id, q.metadata, turn.has_rivals
              INTO id, lease_token, lease_deadline, tenant_id, generation_id, document_id, job_id, source_type,
                   source_id, operation, priority, usage_type, estimated_tokens, retry_count, batch_id, metadata,
                   v_has_rivals;

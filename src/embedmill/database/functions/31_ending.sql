@@ -43,7 +43,7 @@ BEGIN
     IF cardinality(p_item_ids) = 1 THEN
         -- By hand for one: statements without a join begin sooner.
         DELETE FROM embedmill.embedding_queue q
-         WHERE q.id = p_item_ids[1] AND q.lease_token = p_lease_tokens[1] AND q.document_id IS NULL
+         WHERE q.id = p_item_ids[1] AND q.lease_token = p_lease_tokens[1] AND num_nulls(q.document_id) = 1
         RETURNING q.* INTO v;
         IF FOUND THEN
             INSERT INTO embedmill.embedding_queue_history
@@ -66,7 +66,7 @@ BEGIN
             DELETE FROM embedmill.embedding_queue q
              USING (SELECT item_id, token FROM unnest(p_item_ids, p_lease_tokens) AS l (item_id, token)
                      ORDER BY item_id) l
-             WHERE q.id = l.item_id AND q.lease_token = l.token AND q.document_id IS NULL
+             WHERE q.id = l.item_id AND q.lease_token = l.token AND num_nulls(q.document_id) = 1
             RETURNING q.*
         ), moved AS (
             INSERT INTO embedmill.embedding_queue_history

@@ -80,7 +80,8 @@ BEGIN
         WITH ended AS (DELETE FROM embedmill.batch_ends RETURNING tenant_id, batch_id)
         SELECT DISTINCT e.tenant_id, e.batch_id FROM ended e
          WHERE NOT EXISTS (SELECT FROM embedmill.ingestion_jobs j
-                            WHERE j.batch_id = e.batch_id AND j.status NOT IN ('completed', 'failed', 'cancelled'))
+                            WHERE j.batch_id = e.batch_id AND j.tenant_id = e.tenant_id
+                              AND j.status NOT IN ('completed', 'failed', 'cancelled'))
     LOOP
         PERFORM embedmill.record_event(
             v.tenant_id, 'batch.completed', NULL, v.batch_id,
@@ -92,7 +93,7 @@ BEGIN
                         'totalChunks', sum(j.total_chunks), 'embeddedChunks', sum(j.embedded_chunks),
                         'failedChunks', sum(j.failed_chunks),
                         'costUsd', CASE WHEN count(*) = count(j.cost_usd) THEN sum(j.cost_usd) END)
-               FROM embedmill.ingestion_jobs j WHERE j.batch_id = v.batch_id));
+               FROM embedmill.ingestion_jobs j WHERE j.batch_id = v.batch_id AND j.tenant_id = v.tenant_id));
         v_count := v_count + 1;
     END LOOP;
     RETURN v_count;

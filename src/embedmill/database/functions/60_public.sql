@@ -289,14 +289,10 @@ RETURNS TABLE (
     document_id bigint, estimated_tokens integer, retry_count smallint, batch_id uuid, metadata jsonb)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_memoize = off
 AS $$
 DECLARE
     v_ended bigint[];
-    v_generation_id integer;
-    v_tenant text;
-    v_quota_key text;
-    v_seconds double precision;
-    v_is_silent boolean;
 BEGIN
     v_ended := embedmill.finish_items(p_done_item_ids, p_done_lease_tokens);
     IF cardinality(v_ended) < cardinality(p_done_item_ids) THEN
@@ -304,60 +300,47 @@ BEGIN
             p_done_item_ids, p_done_lease_tokens, 'pending', 1, 1000, 'worker_failed',
             'reported as done, but chunks of it have no vector: store_embeddings writes them');
     END IF;
-    -- One item of one generation, with nobody to be fair to, no cap, and work at hand: as claim_items does it, without
-    -- its way to others. Whatever is not so plain goes the common way.
+    -- One item of an open lane (26_lanes.sql), where no other generation or tenant has its turn to be asked for, and the
+    -- worker need not say again that it lives: as claim_items does it. Whatever is not so plain goes the common way.
     IF p_batch_size = 1 THEN
-        SELECT g.id, t.slug, p.quota_key, w.worker_id IS NULL,
-               (SELECT c.value::double precision FROM embedmill.embedding_queue_config c WHERE c.key = 'lease_seconds')
-          INTO v_generation_id, v_tenant, v_quota_key, v_is_silent, v_seconds
-          FROM embedmill.pipelines p
-          JOIN embedmill.tenants t ON t.id = p.tenant_id
-          JOIN embedmill.generations g ON g.id = p.current_generation_id
-          LEFT JOIN embedmill.embedding_queue_workers w
-            ON w.worker_id = p_worker_id AND w.status = 'active' AND w.current_work = p_pipeline
-               AND w.heartbeat_at > clock_timestamp() - make_interval(secs => w.heartbeat_interval_ms / 10000.0)
-         WHERE p.name = p_pipeline AND (p_tenant IS NULL OR t.slug = p_tenant) AND p.paused_at IS NULL
-           AND t.max_processing_items IS NULL
-           AND NOT EXISTS (SELECT FROM embedmill.tenants o WHERE o.id <> t.id)
-           AND NOT EXISTS (SELECT FROM embedmill.generations o WHERE o.pipeline_id = p.id AND o.id <> g.id)
-           AND (SELECT c.value::boolean FROM embedmill.embedding_queue_config c WHERE c.key = 'queue_enabled');
-        IF NOT v_is_silent THEN
-            RETURN QUERY
-            UPDATE embedmill.embedding_queue q
-               SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
-                   lease_deadline = now() + make_interval(secs => v_seconds),
-                   processing_started_at = now(), rate_limit_delay_ms = NULL
-             WHERE q.id = (
-                SELECT i.id FROM embedmill.embedding_queue i
-                 WHERE i.generation_id = v_generation_id AND i.priority = (
-                    SELECT lane.priority
-                      FROM (VALUES ('high'::embedmill.queue_priority, 'high'), ('medium', 'medium'), ('low', 'low'))
-                           AS lane (priority, name)
-                     CROSS JOIN LATERAL (
-                        SELECT h.available_at FROM embedmill.embedding_queue h
-                         WHERE h.generation_id = v_generation_id AND h.priority = lane.priority
-                           AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
-                         ORDER BY h.available_at, h.id LIMIT 1) head
-                     ORDER BY ((SELECT c.value FROM embedmill.embedding_queue_config c WHERE c.key = 'priority_weights')
-                                -> lane.name)::double precision
-                              * (1 + date_part('epoch', now() - head.available_at)
-                                     / (SELECT c.value::double precision FROM embedmill.embedding_queue_config c
-                                         WHERE c.key = 'priority_aging_seconds')) DESC,
-                              lane.priority
-                     LIMIT 1)
-                   AND i.status IN ('pending', 'rate_limited') AND i.available_at <= now()
-                 ORDER BY i.available_at, i.id
-                 LIMIT 1
-                   FOR UPDATE SKIP LOCKED)
-            RETURNING q.id, q.lease_token, q.lease_deadline, v_tenant, p_pipeline, v_quota_key, q.source_type,
-                      q.source_id, q.operation, q.priority, q.document_id, q.estimated_tokens, q.retry_count,
-                      q.batch_id, q.metadata;
-            IF FOUND THEN
-                IF random() < 0.01 THEN
-                    PERFORM embedmill.fold_queue_changes();
-                END IF;
-                RETURN;
+        RETURN QUERY
+        UPDATE embedmill.embedding_queue q
+           SET status = 'processing', worker_id = p_worker_id, lease_token = nextval('embedmill.lease_tokens'),
+               lease_deadline = now() + make_interval(secs => turn.lease_seconds),
+               processing_started_at = now(), rate_limit_delay_ms = NULL
+          FROM (SELECT i.place, lane.tenant, lane.pipeline, lane.quota_key, lane.lease_seconds
+                  FROM (SELECT l.generation_id, l.priority, l.tenant, l.pipeline, l.quota_key, l.lease_seconds
+                          FROM embedmill.claim_lanes l
+                         CROSS JOIN LATERAL (
+                            SELECT h.available_at FROM embedmill.embedding_queue h
+                             WHERE h.generation_id = l.generation_id AND h.priority = l.priority
+                               AND h.status IN ('pending', 'rate_limited') AND h.available_at <= now()
+                             ORDER BY h.available_at, h.id LIMIT 1) head
+                         WHERE l.pipeline = p_pipeline AND l.is_alone AND (p_tenant IS NULL OR l.tenant = p_tenant)
+                           AND EXISTS (
+                            SELECT FROM embedmill.embedding_queue_workers w
+                             WHERE w.worker_id = p_worker_id AND w.status = 'active' AND w.current_work = p_pipeline
+                               AND w.heartbeat_at
+                                   > clock_timestamp() - make_interval(secs => w.heartbeat_interval_ms / 10000.0))
+                         ORDER BY l.weight * (1 + date_part('epoch', now() - head.available_at) / l.aging_seconds) DESC,
+                                  l.priority
+                         LIMIT 1) lane
+                 CROSS JOIN LATERAL (
+                    SELECT r.ctid AS place FROM embedmill.embedding_queue r
+                     WHERE r.generation_id = lane.generation_id AND r.priority = lane.priority
+                       AND r.status IN ('pending', 'rate_limited') AND r.available_at <= now()
+                     ORDER BY r.available_at, r.id
+                     LIMIT 1
+                       FOR UPDATE SKIP LOCKED) i) turn
+         WHERE q.ctid = turn.place
+        RETURNING q.id, q.lease_token, q.lease_deadline, turn.tenant, turn.pipeline, turn.quota_key, q.source_type,
+                  q.source_id, q.operation, q.priority, q.document_id, q.estimated_tokens, q.retry_count, q.batch_id,
+                  q.metadata;
+        IF FOUND THEN
+            IF random() < 0.01 THEN
+                PERFORM embedmill.fold_queue_changes();
             END IF;
+            RETURN;
         END IF;
     END IF;
     RETURN QUERY SELECT * FROM embedmill.get_next_embedding_batch(p_worker_id, p_batch_size, p_pipeline, p_tenant);

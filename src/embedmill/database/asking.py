@@ -1,0 +1,119 @@
+"""Statements that are asked again and again: prepared at their first use on a connection, then one round trip each,
+with no cursor in between. Owns that round trip; must not know what is asked, nor begin or end transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from itertools import count
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import abc, adapt, pq
+
+_PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)")
+_ANSWERS = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+
+
+class _Prepared(NamedTuple):
+    name: bytes
+    parameters: tuple[str, ...]  # names, by their numbers
+    formats: tuple[adapt.PyFormat, ...]
+    transformer: abc.Transformer  # keeps how the columns are read
+
+
+class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """A connection that also answers `ask`."""
+
+    async def ask(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """All rows of a statement with `%(name)s` parameters, whose types must follow from the statement itself.
+
+        Raises what psycopg raises. Cancelled while the answer is under way, it ends the connection: whoever shares
+        it through a pool gets another one.
+        """
+        async with self.lock:
+            prepared = self._statements.get(query) or await self._prepare(query)
+            values = prepared.transformer.dump_sequence(
+                [parameters[name] for name in prepared.parameters], prepared.formats
+            )
+            try:
+                self.pgconn.send_query_prepared(prepared.name, values, result_format=pq.Format.BINARY)
+                result = await self._answer()
+            except (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported):
+                # Another schema than it was prepared for, or another session: prepared anew by whoever asks again.
+                del self._statements[query]
+                raise
+            prepared.transformer.set_pgresult(result)
+            return prepared.transformer.load_rows(0, result.ntuples, tuple)
+
+    @cached_property
+    def _statements(self) -> dict[str, _Prepared]:
+        return {}
+
+    @cached_property
+    def _numbers(self) -> Iterator[int]:
+        return count()
+
+    async def _prepare(self, query: str) -> _Prepared:
+        names: list[str] = []
+
+        def number(match: re.Match[str]) -> str:
+            if (name := match[1]) is None:
+                return "%"
+            if name not in names:
+                names.append(name)
+            return f"${names.index(name) + 1}"
+
+        text = _PARAMETER.sub(number, query)
+        prepared = _Prepared(
+            b"embedmill_%d" % next(self._numbers),
+            tuple(names),
+            (adapt.PyFormat.TEXT,) * len(names),
+            adapt.Transformer(self),
+        )
+        self.pgconn.send_prepare(prepared.name, text.encode())
+        await self._answer()
+        self._statements[query] = prepared
+        return prepared
+
+    async def _answer(self) -> pq.abc.PGresult:
+        answer: pq.abc.PGresult | None = None
+        while (result := await self._next_result()) is not None:
+            answer = answer or result
+        if answer is None:
+            raise psycopg.OperationalError("the connection ended without an answer")
+        if answer.status not in _ANSWERS:
+            raise psycopg.errors.error_from_result(answer)
+        return answer
+
+    async def _next_result(self) -> pq.abc.PGresult | None:
+        connection, loop = self.pgconn, asyncio.get_running_loop()
+        socket = connection.socket
+        try:
+            while connection.flush():  # Values larger than the socket takes at once.
+                await _readiness(loop, loop.add_writer, loop.remove_writer, socket)
+            while connection.is_busy():
+                await _readiness(loop, loop.add_reader, loop.remove_reader, socket)
+                connection.consume_input()
+        except asyncio.CancelledError:
+            connection.finish()  # The answer would be taken for that to the next question.
+            raise
+        return connection.get_result()
+
+
+async def _readiness(
+    loop: asyncio.AbstractEventLoop, add: Callable[..., None], remove: Callable[[int], object], socket: int
+) -> None:
+    future = loop.create_future()
+    add(socket, _wake, future)
+    try:
+        await future
+    finally:
+        remove(socket)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
