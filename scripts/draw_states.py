@@ -1,4 +1,4 @@
-"""Draws the state machines of core/jobs.py into ARCHITECTURE.md, as Mermaid diagrams between markers.
+"""Draws the state machines of core/jobs.py into the pages that show them, as Mermaid diagrams between markers.
 
     python scripts/draw_states.py            write the diagrams
     python scripts/draw_states.py --check    fail where they differ from the tables
@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from embedmill.core.jobs import ITEM_TRANSITIONS, JOB_TRANSITIONS  # noqa: E402
 
-TARGET = ROOT / "ARCHITECTURE.md"
 Status = TypeVar("Status", bound=StrEnum)
 
 
@@ -32,18 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="change nothing, fail where something differs")
     options = parser.parse_args(arguments)
-    found = TARGET.read_text(encoding="utf-8")
-    drawn = replace_between(found, "jobs", draw(JOB_TRANSITIONS))
-    drawn = replace_between(drawn, "items", draw(ITEM_TRANSITIONS))
-    if drawn == found:
-        return 0
-    if options.check:
-        print(
-            "ARCHITECTURE.md: the state diagrams are not those of core/jobs.py: python scripts/draw_states.py"
-        )
-        return 1
-    TARGET.write_text(drawn, encoding="utf-8")
-    return 0
+    jobs, items = draw(JOB_TRANSITIONS), draw(ITEM_TRANSITIONS)
+    stale = False
+    for name, diagrams in (
+        ("ARCHITECTURE.md", {"jobs": jobs, "items": items}),
+        ("docs/explanation/jobs.md", {"jobs": jobs}),
+    ):
+        found = drawn = (ROOT / name).read_text(encoding="utf-8")
+        for which, diagram in diagrams.items():
+            drawn = replace_between(drawn, which, diagram, page=name)
+        if drawn == found:
+            continue
+        if options.check:
+            print(f"{name}: the state diagrams are not those of core/jobs.py: python scripts/draw_states.py")
+            stale = True
+        else:
+            (ROOT / name).write_text(drawn, encoding="utf-8")
+    return 1 if stale else 0
 
 
 def draw(transitions: Mapping[Status, Mapping[Status, str]]) -> str:
@@ -61,12 +65,12 @@ def _label(why: str) -> str:
     return why.replace(":", ",").replace(";", ",")
 
 
-def replace_between(text: str, name: str, content: str) -> str:
+def replace_between(text: str, name: str, content: str, *, page: str) -> str:
     """`text` with `content` between the markers of that name. Raises SystemExit where they are missing."""
     begin, end = f"<!-- states of {name}: begin -->", f"<!-- states of {name}: end -->"
     pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise SystemExit(f"{TARGET.name} needs the markers {begin} and {end} exactly once")
+        raise SystemExit(f"{page} needs the markers {begin} and {end} exactly once")
     return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)
 
 

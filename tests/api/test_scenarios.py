@@ -9,6 +9,7 @@ import pytest
 
 from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline
+from embedmill.queue.config import set_value
 from tests.api.conftest import DIMENSIONS
 from tests.support.prose import paragraphs
 from tests.support.provider import RunningProvider
@@ -83,3 +84,25 @@ async def test_cancelled_at_sixty_percent_it_keeps_six_hundred_and_resume_pays_f
     assert paid == 600
     assert provider.stats()["inputs_paid"] == CHUNKS
     assert done["cost"]["paidTokens"] == provider.stats()["tokens_paid"]
+
+
+async def test_a_provider_that_times_out_in_the_middle_fails_the_job_and_resume_pays_for_the_rest(
+    service: Serving, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    job = await previewed(service)
+    await set_value(service.app.database, "outage_patience_seconds", "1", actor="test")
+    provider.configure(answers_before_hang=45)
+    await act(service, job, "launch")
+    failed = await service.until(job["jobId"], seconds=120)
+    assert (failed["status"], failed["errorStage"]) == ("failed", "embedding")
+    assert "within 2 s" in failed["errorMessage"]
+    assert failed["isResumable"] is True
+    kept = failed["embeddedChunks"]
+    assert kept == provider.stats()["inputs_paid"]
+    assert 0 < kept <= 450
+    provider.configure(answers_before_hang=None)
+    await act(service, job, "resume")
+    done = await service.until(job["jobId"], "completed", seconds=120)
+    assert (done["status"], done["embeddedChunks"]) == ("completed", CHUNKS)
+    # The harmless text by which the provider was asked whether it is back is paid for, too.
+    assert CHUNKS <= provider.stats()["inputs_paid"] <= CHUNKS + 5

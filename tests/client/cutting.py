@@ -51,6 +51,10 @@ class Cutting:
                 one.close()
             self._writers -= {writer, back_writer}
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._writers) // 2
+
     def cut_all(self) -> None:
         """Reset every connection that is open."""
         for writer in list(self._writers):
@@ -97,7 +101,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 async def cutting(address: str) -> AsyncIterator[Cutting]:
     one = Cutting(address)
     server = await asyncio.start_server(one.accept, "127.0.0.1", 0)
-    one.address = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    one.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield one
     finally:

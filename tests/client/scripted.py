@@ -46,7 +46,7 @@ class Scripted:
 
 
 @contextmanager
-def scripted(*script: Says, otherwise: Says = Says(500)) -> Iterator[Scripted]:  # noqa: B008 - frozen
+def scripted(*script: Says, otherwise: Says = Says(500)) -> Iterator[Scripted]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -76,12 +76,12 @@ def scripted(*script: Says, otherwise: Says = Says(500)) -> Iterator[Scripted]: 
             self.rfile.readline()
             return b"".join(parts)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    one = Scripted("http://127.0.0.1:%d" % server.server_address[1], otherwise)
+    one = Scripted(f"http://127.0.0.1:{server.server_address[1]}", otherwise)
     one.script.extend(script)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -110,11 +110,13 @@ def test_the_table_of_endpoints_is_the_services(description: dict[str, Any]) -> 
     assert {(one.method, one.path) for one in ENDPOINTS} == operations_of(description)
 
 
-def test_every_endpoint_is_reached_by_a_method_and_every_method_reaches_one(description: dict[str, Any]) -> None:
+def test_every_endpoint_is_reached_by_a_method_and_every_method_reaches_one(
+    description: dict[str, Any],
+) -> None:
     assert public_methods(Client) == public_methods(AsyncClient) == set(CALLS)
     assert public_methods(Job) == public_methods(AsyncJob) == set(JOB_CALLS)
     with scripted(otherwise=Says(418)) as server, Client(server.address, retries=0) as client:
-        job = Job(client._asking, an_instance(jobs.IngestionJob))  # noqa: SLF001 - made without a service
+        job = Job(client._asking, an_instance(jobs.IngestionJob))
         for name, call in CALLS.items():
             before = len(server.asked)
             with pytest.raises(EmbedmillError):
@@ -142,9 +144,11 @@ def template_of(path: str, description: dict[str, Any]) -> str:
 def records() -> dict[str, type[msgspec.Struct]]:
     found: dict[str, type[msgspec.Struct]] = {"Violation": Violation}
     for module in (access, embedding_jobs, jobs, knowledge, webhooks):
-        for name, value in vars(module).items():
-            if inspect.isclass(value) and issubclass(value, Record) and value is not Record:
-                found[name] = value
+        found |= {
+            name: value
+            for name, value in vars(module).items()
+            if inspect.isclass(value) and issubclass(value, Record) and value is not Record
+        }
     return found
 
 
@@ -178,7 +182,12 @@ def test_every_wish_of_an_upload_can_be_uttered(description: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("call", "schema"),
     [
-        (lambda client: client.search("x", pipeline="p", mode="text", limit=1, document_id=1, source="s", metadata={}), "Query"),
+        (
+            lambda client: client.search(
+                "x", pipeline="p", mode="text", limit=1, document_id=1, source="s", metadata={}
+            ),
+            "Query",
+        ),
         (lambda client: client.set_budget(1.0, period="total"), "NewBudget"),
         (lambda client: client.create_key("n", "reader", expires_in_days=1), "NewKey"),
         (lambda client: client.create_webhook("u", event_types=["job.failed"], description="d"), "NewWebhook"),
@@ -187,7 +196,7 @@ def test_every_wish_of_an_upload_can_be_uttered(description: dict[str, Any]) -> 
             "WebhookChange",
         ),
         (
-            lambda client: Job(client._asking, an_instance(jobs.IngestionJob)).change(  # noqa: SLF001
+            lambda client: Job(client._asking, an_instance(jobs.IngestionJob)).change(
                 chunk_tokens=9, chunk_overlap=0, priority="low", metadata={}, budget_usd=None
             ),
             "JobChange",
@@ -197,9 +206,12 @@ def test_every_wish_of_an_upload_can_be_uttered(description: dict[str, Any]) -> 
 def test_every_field_of_a_request_can_be_uttered(
     call: Callable[[Client], object], schema: str, description: dict[str, Any]
 ) -> None:
-    with scripted(otherwise=Says(418)) as server, Client(server.address) as client:
-        with pytest.raises(EmbedmillError):
-            call(client)
+    with (
+        scripted(otherwise=Says(418)) as server,
+        Client(server.address) as client,
+        pytest.raises(EmbedmillError),
+    ):
+        call(client)
     said = msgspec.json.decode(server.asked[0].body)
     assert set(said) == set(description["components"]["schemas"][schema]["properties"])
 

@@ -111,7 +111,13 @@ def test_large_files_are_read_in_blocks(tmp_path: Path) -> None:
 
 
 def test_wishes_are_the_same_in_a_form_and_in_json() -> None:
-    wishes = {"auto_launch": True, "metadata": {"a": [1, "x"]}, "chunk_tokens": 64, "budget_usd": 0.5, "user_id": None}
+    wishes = {
+        "auto_launch": True,
+        "metadata": {"a": [1, "x"]},
+        "chunk_tokens": 64,
+        "budget_usd": 0.5,
+        "user_id": None,
+    }
     assert json_of(wishes) == {
         "autoLaunch": True,
         "metadata": {"a": [1, "x"]},

@@ -55,7 +55,7 @@ async def test_the_asynchronous_client_takes_several_files_as_one_batch(
     path.write_text(paragraphs(3, seed=1))
     files = [
         path,
-        ("second \"quoted\\ name.txt", paragraphs(3, seed=2).encode()),
+        ('second "quoted\\ name.txt', paragraphs(3, seed=2).encode()),
         ("bad.pdf", b"%PDF-1.7 this is no PDF at all"),
         ("third.txt", io.BytesIO(paragraphs(3, seed=3).encode())),
     ]

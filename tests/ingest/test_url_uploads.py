@@ -117,10 +117,8 @@ async def test_what_is_too_large_fails_and_nothing_of_it_is_kept(
     service: Serving, tmp_path: Path, is_announced: bool
 ) -> None:
     body = b"x" * 200_000
-    if is_announced:
-        reply = answer(body)
-    else:
-        reply = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
+    unannounced = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
+    reply = answer(body) if is_announced else unannounced
     job = await outcome(service, {"/a": reply})
     assert (job["status"], job["errorStage"]) == ("failed", "fetching")
     assert "larger" in job["errorMessage"]

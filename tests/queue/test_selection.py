@@ -92,7 +92,7 @@ PLANS = [
     ("live_oldest", {"statuses": ["processing"]}, "embedding_queue_leased"),
     ("live_oldest", {"job_id": UUID(int=7), "job_document_id": 7}, "embedding_queue_document"),
     ("unfinished_newest", {"statuses": ["failed"]}, "_id_idx"),
-    ("ended_newest", {"statuses": ["completed"], "ids": [7]}, "_pkey"),
+    ("ended_newest", {"statuses": ["completed"], "ids": [7]}, "_tenant_id_id_idx"),
 ]
 
 

@@ -26,6 +26,9 @@ class Query(Wire):
     document_id: Annotated[int | None, Field(ge=1, le=2**63 - 1)] = None
     source: Annotated[str | None, Field(max_length=2000)] = None
     metadata: dict[str, Any] | None = None
+    user_id: Annotated[str | None, Field(max_length=200, description="On whose behalf, for the ledger.")] = (
+        None
+    )
 
 
 class Passage(Wire):
@@ -63,5 +66,7 @@ async def search(asked: Query, caller: Reader, service: Service) -> Answers:
     pipeline = await find_pipeline(caller.database, caller.tenant_id, asked.pipeline)
     searcher = service.searcher(caller.database, pipeline, by_vector=asked.mode is not Mode.TEXT)
     where = Filter(document_id=asked.document_id, source=asked.source, metadata=asked.metadata)
-    hits = await searcher.search(asked.query, mode=asked.mode, limit=asked.limit, where=where)
+    hits = await searcher.search(
+        asked.query, mode=asked.mode, limit=asked.limit, where=where, user_id=asked.user_id
+    )
     return Answers(passages=[Passage.of(hit) for hit in hits])

@@ -294,7 +294,7 @@ def _show_job(found: Job, estimate: Estimate | None) -> None:
             indent=4,
             wrap=True,
         )
-    if found.eta_seconds is not None:
+    if found.eta_seconds is not None and not found.paused_reason:
         print(f"    about {span(found.eta_seconds)} left")
     ended = "" if found.completed_at is None else f", ended {local_time(found.completed_at)}"
     print(f"    priority {found.priority}, made {local_time(found.created_at)}{ended}")

@@ -203,9 +203,9 @@ def _when(item: ListedItem) -> str:
         return f"{since(item.ended_at)} ago"
     if item.status == "processing" and item.processing_started_at is not None:
         return f"for {since(item.processing_started_at)}"
-    ahead = 0.0
-    if item.available_at is not None:
-        ahead = (item.available_at - datetime.now(UTC)).total_seconds()
+    if item.available_at is None:
+        return "waits for its budget"
+    ahead = (item.available_at - datetime.now(UTC)).total_seconds()
     return f"due in {span(ahead)}" if ahead > 0 else f"waits {since(item.created_at)}"
 
 

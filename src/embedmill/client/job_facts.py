@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Never, TypeVar, overload
 
 from embedmill.client.records.jobs import IngestionJob
 
@@ -22,6 +22,9 @@ class Fact(Generic[T]):
     def __get__(self, owner: JobFacts, kind: type) -> T: ...
     def __get__(self, owner: JobFacts | None, kind: type) -> Fact[T] | T:
         return self if owner is None else self._read(owner.record)
+
+    def __set__(self, owner: JobFacts, value: Never) -> None:
+        raise AttributeError("a job's facts are the service's: its methods change them")
 
 
 class JobFacts:

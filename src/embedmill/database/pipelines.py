@@ -83,9 +83,8 @@ async def find_pipeline(database: Database, tenant: int, name: str) -> Pipeline:
     found = await _select(database, tenant=tenant, name=name)
     if not found:
         names = ", ".join(pipeline.name for pipeline in await list_pipelines(database, tenant))
-        raise NotFoundError(
-            f"there is no pipeline {name!r}; there are: {names}. `embedmill pipeline create` makes one"
-        )
+        others = f"there are: {names}" if names else "this tenant has none yet"
+        raise NotFoundError(f"there is no pipeline {name!r}; {others}. `embedmill pipeline create` makes one")
     return found[0]
 
 

@@ -33,10 +33,10 @@ SELECT chunk_id FROM {vectors} WHERE chunk_id = ANY (%(chunk_ids)s);
 -- name: record_usage
 -- One row of the ledger for each call to a provider; a repeated write of the same call changes nothing.
 INSERT INTO embedmill.llm_usage_log
-    (tenant_id, pipeline_id, generation_id, worker_id, call_id, session_id, usage_type, action, provider, model,
-     inputs, input_tokens, latency_ms, cost_usd, error)
+    (tenant_id, pipeline_id, generation_id, worker_id, call_id, session_id, user_id, usage_type, action, provider,
+     model, inputs, input_tokens, latency_ms, cost_usd, error)
 VALUES (%(tenant_id)s, %(pipeline_id)s, %(generation_id)s, %(worker_id)s, %(call_id)s, %(session_id)s,
-        %(usage_type)s, 'embed', %(provider)s, %(model)s, %(inputs)s, %(input_tokens)s, %(latency_ms)s,
+        (SELECT j.user_id FROM embedmill.ingestion_jobs j WHERE j.id = %(session_id)s), %(usage_type)s, 'embed', %(provider)s, %(model)s, %(inputs)s, %(input_tokens)s, %(latency_ms)s,
         %(cost_usd)s, %(error)s)
 ON CONFLICT (call_id) DO NOTHING;
 

@@ -10,7 +10,7 @@ SELECT j.id, j.document_id, j.batch_id, p.name, d.source_type, d.source_id, coal
        j.status <> 'completed' AND (j.total_chunks > 0 OR j.original_key IS NOT NULL OR j.original_url IS NOT NULL)
            AND NOT EXISTS (SELECT FROM embedmill.ingestion_jobs n
                             WHERE n.document_id = j.document_id AND n.created_at > j.created_at),
-       CASE WHEN j.status = 'embedding_in_progress' AND j.embedded_chunks > j.launched_chunks
+       CASE WHEN j.status = 'embedding_in_progress' AND j.paused_reason IS NULL AND j.embedded_chunks > j.launched_chunks
             THEN extract(epoch FROM clock_timestamp() - j.launched_at)
                  * (j.total_chunks - j.embedded_chunks - j.failed_chunks) / (j.embedded_chunks - j.launched_chunks)
             END::double precision,

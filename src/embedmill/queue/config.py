@@ -23,6 +23,7 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
     min_concurrent_workers: int = 1
     scale_up_after_seconds: int = 10
     scale_down_after_seconds: int = 60
+    outage_patience_seconds: int = 900
     batch_size: int = 500
     rate_limit_delay_ms: int = 1000
     max_retries: int = 3

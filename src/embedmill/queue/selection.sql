@@ -30,7 +30,8 @@ q.tenant_id = %(tenant_id)s
 -- name: live_oldest
 -- A page of live items, oldest first, after an id.
 SELECT q.id, q.status::text, q.priority::text, q.operation::text, q.generation_id, q.source_type, q.source_id, q.part,
-       q.retry_count, q.max_retries, q.estimated_tokens, q.created_at, q.available_at, q.processing_started_at,
+       q.retry_count, q.max_retries, q.estimated_tokens, q.created_at,
+       nullif(q.available_at, 'infinity'), q.processing_started_at,
        NULL::timestamptz, q.worker_id, q.document_id, q.job_id, q.batch_id, q.error_message
   FROM embedmill.embedding_queue q
  WHERE {matching} AND (%(worker_id)s::uuid IS NULL OR q.status = 'processing') AND q.id > %(after)s
@@ -39,7 +40,8 @@ SELECT q.id, q.status::text, q.priority::text, q.operation::text, q.generation_i
 -- name: live_newest
 -- A page of live items, newest first, before an id.
 SELECT q.id, q.status::text, q.priority::text, q.operation::text, q.generation_id, q.source_type, q.source_id, q.part,
-       q.retry_count, q.max_retries, q.estimated_tokens, q.created_at, q.available_at, q.processing_started_at,
+       q.retry_count, q.max_retries, q.estimated_tokens, q.created_at,
+       nullif(q.available_at, 'infinity'), q.processing_started_at,
        NULL::timestamptz, q.worker_id, q.document_id, q.job_id, q.batch_id, q.error_message
   FROM embedmill.embedding_queue q
  WHERE {matching} AND (%(worker_id)s::uuid IS NULL OR q.status = 'processing') AND q.id < %(after)s
@@ -51,7 +53,7 @@ SELECT q.id, q.status::text, q.priority::text, q.operation::text, q.generation_i
        q.retry_count, q.max_retries, q.estimated_tokens, q.created_at, NULL::timestamptz, q.processing_started_at,
        q.processing_completed_at, q.worker_id, q.document_id, q.job_id, q.batch_id, q.error_message
   FROM embedmill.embedding_queue_history q
- WHERE {matching} AND q.id < %(after)s
+ WHERE q.tenant_id = %(tenant_id)s AND {matching} AND q.id < %(after)s
  ORDER BY q.id DESC LIMIT %(limit)s;
 
 -- name: unfinished_newest

@@ -28,7 +28,11 @@ _BYTES_OF_A_TOKEN = 3
 class QueryCall:
     """One query's call."""
 
-    def __init__(self, database: Database, pipeline: Pipeline, provider: EmbeddingProvider) -> None:
+    def __init__(
+        self, database: Database, pipeline: Pipeline, provider: EmbeddingProvider, *, user_id: str | None
+    ) -> None:
+        """`user_id`: on whose behalf, for the ledger."""
+        self._user_id = user_id
         self._database = database
         self._pipeline = pipeline
         self._provider = provider
@@ -91,6 +95,7 @@ class QueryCall:
             "pipeline_id": self._pipeline.id,
             "generation_id": self._pipeline.generation.id,
             "call_id": self._call_id,
+            "user_id": self._user_id,
             "provider": spec.provider,
             "model": spec.model,
             "input_tokens": tokens,

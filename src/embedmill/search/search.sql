@@ -54,9 +54,9 @@ SELECT set_config('hnsw.ef_search', least(1000, greatest(100, %(candidates)s * 2
 -- name: record_query
 -- A query's call in the ledger.
 INSERT INTO embedmill.llm_usage_log
-    (tenant_id, pipeline_id, generation_id, call_id, usage_type, action, provider, model, inputs, input_tokens,
-     latency_ms, cost_usd, error)
-VALUES (%(tenant_id)s, %(pipeline_id)s, %(generation_id)s, %(call_id)s, 'query', 'search', %(provider)s,
+    (tenant_id, pipeline_id, generation_id, call_id, user_id, usage_type, action, provider, model, inputs,
+     input_tokens, latency_ms, cost_usd, error)
+VALUES (%(tenant_id)s, %(pipeline_id)s, %(generation_id)s, %(call_id)s, %(user_id)s, 'query', 'search', %(provider)s,
         %(model)s, 1, %(input_tokens)s, %(latency_ms)s, %(cost_usd)s, %(error)s);
 
 -- name: reserve_budget

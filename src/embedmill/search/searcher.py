@@ -86,15 +86,22 @@ class Searcher:
         self._provider = provider
 
     async def search(
-        self, query: str, *, mode: Mode = Mode.HYBRID, limit: int = 10, where: Filter | None = None
+        self,
+        query: str,
+        *,
+        mode: Mode = Mode.HYBRID,
+        limit: int = 10,
+        where: Filter | None = None,
+        user_id: str | None = None,
     ) -> list[Hit]:
-        """The best `limit` passages, best first. An empty query is a ConfigurationError."""
+        """The best `limit` passages, best first; `user_id` is whom the ledger names. An empty query is a
+        ConfigurationError."""
         if not query.strip():
             raise ConfigurationError("the query is empty: say what you are looking for")
         if not 1 <= limit <= MOST_HITS:
             raise ConfigurationError(f"--limit is 1 to {MOST_HITS}")
         # The provider is asked before a transaction is open.
-        vector = None if mode is Mode.TEXT else await self._vector(query)
+        vector = None if mode is Mode.TEXT else await self._vector(query, user_id)
         chosen = where or Filter()
         candidates = (
             limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
@@ -113,10 +120,10 @@ class Searcher:
             ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
             return await self._show(connection, scored, ranks)
 
-    async def _vector(self, query: str) -> str:
+    async def _vector(self, query: str, user_id: str | None) -> str:
         if self._provider is None:
             raise ConfigurationError("this search has no provider: only --mode text is possible")
-        return await QueryCall(self._database, self._pipeline, self._provider).embed(query)
+        return await QueryCall(self._database, self._pipeline, self._provider, user_id=user_id).embed(query)
 
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter

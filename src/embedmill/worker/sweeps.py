@@ -43,6 +43,7 @@ async def sweep(database: Database, worker_id: UUID, config: QueueConfig) -> dic
         "fold_counts": 2.0,
         "complete_batches": 2.0,
         "sweep_budgets": 10.0,
+        "fail_held_up": 10.0,
         "make_partitions": 3600.0,
         "clean_up": config.queue_cleanup_interval_hours * 3600.0,
     }

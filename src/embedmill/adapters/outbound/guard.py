@@ -117,7 +117,7 @@ class Guard:
         named = f"{address} is" if _literal(host) is not None else f"{host} leads to"
         raise AddressRefusedError(
             f"{named} an address that is not public ({what}): use a public address, or have the operator of this"
-            " service allow the host or its network"
+            " service allow the host or its network (EMBEDMILL_ALLOWED_HOSTS)"
         )
 
 

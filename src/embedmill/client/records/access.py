@@ -32,6 +32,9 @@ class CreatedKey(Record, frozen=True):
     key: ApiKey
     secret: str
 
+    def __repr__(self) -> str:
+        return f"CreatedKey(key={self.key!r}, secret=<hidden>)"
+
 
 class KeyList(Record, frozen=True):
     keys: tuple[ApiKey, ...]

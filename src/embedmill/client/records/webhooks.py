@@ -29,6 +29,9 @@ class WebhookWithSecret(Webhook, frozen=True):
 
     secret: str
 
+    def __repr__(self) -> str:
+        return f"WebhookWithSecret(id={self.id!r}, url={self.url!r}, secret=<hidden>)"
+
 
 class WebhookList(Record, frozen=True):
     webhooks: tuple[Webhook, ...]

@@ -14,6 +14,8 @@ SELECT key, default_value, default_value, kind, minimum, maximum, description
      'another worker process is started when the oldest item that could be worked on waits this long'),
     ('scale_down_after_seconds', '60', 'integer', 1, 86400,
      'a worker process is stopped when one fewer would have sufficed for this long'),
+    ('outage_patience_seconds', '900', 'integer', 0, 604800,
+     'work that was begun and finds its provider away fails, resumable, after this long; 0: it waits for ever'),
     ('batch_size', '500', 'integer', 1, 10000,
      'items that a worker takes from the queue at a time, at most'),
     ('rate_limit_delay_ms', '1000', 'integer', 1, 3600000,

@@ -164,6 +164,8 @@ BEGIN
                                WHEN p_delay_ms = 0 THEN available_at
                                ELSE clock_timestamp() + make_interval(secs => p_delay_ms / 1000.0) END,
            rate_limit_delay_ms = CASE WHEN p_status = 'rate_limited' THEN p_delay_ms END,
+           held_up_at = CASE WHEN p_attempt = 0 AND p_reason = 'provider_unavailable'
+                             THEN coalesce(held_up_at, clock_timestamp()) ELSE held_up_at END,
            error_message = coalesce(p_error_message, error_message)
      WHERE id = ANY (v_held);
     v_dead := ARRAY(SELECT id FROM embedmill.embedding_queue

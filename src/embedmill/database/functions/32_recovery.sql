@@ -68,3 +68,30 @@ BEGIN
     END IF;
 END
 $$;
+
+-- Fails what was begun and has waited too long for a provider that is away (outage_patience_seconds), each with what
+-- was said last: its job can be resumed then by a person, and does not look alive for ever. What was never begun waits
+-- on. Returns how many items.
+CREATE OR REPLACE FUNCTION embedmill.fail_held_up_items() RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_patience bigint := embedmill.config_integer('outage_patience_seconds');
+    v_ids bigint[];
+    v record;
+BEGIN
+    IF v_patience = 0 THEN
+        RETURN 0;
+    END IF;
+    v_ids := ARRAY(SELECT q.id FROM embedmill.embedding_queue q
+                    WHERE q.held_up_at < now() - make_interval(secs => v_patience) AND q.status = 'pending'
+                    ORDER BY q.id FOR UPDATE SKIP LOCKED);
+    FOR v IN
+        SELECT array_agg(q.id ORDER BY q.id) AS ids, q.error_message
+          FROM embedmill.embedding_queue q WHERE q.id = ANY (v_ids) GROUP BY q.error_message
+    LOOP
+        PERFORM embedmill.bury_items(v.ids, 'provider_unavailable', format(
+            'the provider was away for more than %s s: %s', v_patience, coalesce(v.error_message, 'no answer')));
+    END LOOP;
+    RETURN cardinality(v_ids);
+END
+$$;

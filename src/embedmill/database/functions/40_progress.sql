@@ -44,7 +44,7 @@ CREATE OR REPLACE FUNCTION embedmill.advance_items(
 RETURNS void
 LANGUAGE sql AS $$
     UPDATE embedmill.embedding_queue q
-       SET actual_tokens = q.actual_tokens + s.tokens,
+       SET actual_tokens = q.actual_tokens + s.tokens, held_up_at = NULL,
            lease_deadline = now() + make_interval(secs => p_lease_seconds)
       FROM unnest(p_item_ids, p_tokens) AS s (item_id, tokens)
      WHERE q.id = s.item_id

@@ -44,6 +44,7 @@ BEGIN
         WHEN 'fold_counts' THEN embedmill.fold_queue_changes() || ' changes'
         WHEN 'complete_batches' THEN embedmill.complete_batches() || ' batches'
         WHEN 'sweep_budgets' THEN embedmill.sweep_budgets()::text
+        WHEN 'fail_held_up' THEN embedmill.fail_held_up_items() || ' items'
         WHEN 'make_partitions' THEN embedmill.ensure_history_partitions() || ' partitions'
         WHEN 'clean_up' THEN embedmill.clean_up()
     END;

@@ -413,9 +413,10 @@ CREATE OR REPLACE FUNCTION embedmill.record_item_usage(
 RETURNS void
 LANGUAGE sql AS $$
     INSERT INTO embedmill.llm_usage_log
-        (tenant_id, pipeline_id, generation_id, worker_id, call_id, session_id, usage_type, action, provider, model,
-         inputs, input_tokens, latency_ms, cost_usd, error)
-    SELECT q.tenant_id, p.id, g.id, p_worker_id, gen_random_uuid(), q.job_id, q.usage_type, 'embed',
+        (tenant_id, pipeline_id, generation_id, worker_id, call_id, session_id, user_id, usage_type, action, provider,
+         model, inputs, input_tokens, latency_ms, cost_usd, error)
+    SELECT q.tenant_id, p.id, g.id, p_worker_id, gen_random_uuid(), q.job_id,
+           (SELECT j.user_id FROM embedmill.ingestion_jobs j WHERE j.id = q.job_id), q.usage_type, 'embed',
            g.spec ->> 'provider', g.spec ->> 'model', coalesce(q.last_ordinal - q.first_ordinal + 1, 0), p_tokens,
            extract(epoch FROM clock_timestamp() - q.processing_started_at) * 1000,
            p_tokens * p.price_per_million_tokens / 1000000, p_error

@@ -41,6 +41,9 @@ CREATE INDEX parse_queue_leased ON embedmill.parse_queue (lease_deadline) WHERE 
 
 -- Somebody wants this item's job to stop: what is under way is written still, nothing more is begun.
 ALTER TABLE embedmill.embedding_queue ADD COLUMN cancel_requested_at timestamptz;
+-- Since when an item that was begun has waited for a provider that is away.
+ALTER TABLE embedmill.embedding_queue ADD COLUMN held_up_at timestamptz;
+CREATE INDEX embedding_queue_held_up ON embedmill.embedding_queue (held_up_at) WHERE held_up_at IS NOT NULL;
 CREATE INDEX embedding_queue_cancelling ON embedmill.embedding_queue (worker_id) WHERE cancel_requested_at IS NOT NULL;
 
 -- Keys of the API. The key itself stands nowhere: only its HMAC, under a pepper that the database does not know.
