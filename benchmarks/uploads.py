@@ -79,14 +79,24 @@ class Corpus:
 
 
 class Memory:
-    """Resident memory of a process, in MB, sampled while the block lasts."""
+    """Resident memory of a process, in MB, sampled while the block lasts; and its processor time."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
         self.before = self.peak = self.after = self.now()
+        self._cpu_before = self._cpu_seconds()
+        self.cpu_seconds = 0.0
 
     def now(self) -> float:
         return self._process.memory_info().rss / 1e6
+
+    def _cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def end(self) -> None:
+        self.after = self.now()
+        self.cpu_seconds = self._cpu_seconds() - self._cpu_before
 
     async def sample(self) -> None:
         while True:
@@ -102,7 +112,7 @@ async def sampled(pid: int) -> AsyncIterator[Memory]:
         yield memory
     finally:
         sampling.cancel()
-        memory.after = memory.now()
+        memory.end()
 
 
 @contextmanager
@@ -149,6 +159,7 @@ def row_of(
         "p50_ms": round(statistics.median(ordered) * 1000),
         "p95_ms": round(ordered[math.ceil(len(ordered) * 0.95) - 1] * 1000),
         "max_ms": round(ordered[-1] * 1000),
+        "cpu_ms_each": round(memory.cpu_seconds / len(ordered) * 1000, 1),
         "rss_before_mb": round(memory.before),
         "rss_peak_mb": round(memory.peak),
         "rss_after_mb": round(memory.after),

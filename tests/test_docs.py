@@ -64,6 +64,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (decisions / "0001-the-same-number.md").write_text("# 1. The same number\n", encoding="utf-8")
     replace(repository / "CHANGELOG.md", "## [0.1.0]", "## [0.0.9]")
     replace(repository / "ARCHITECTURE.md", "    [*] --> staged", "    [*] --> started")
+    replace(repository / "docs" / "explanation" / "jobs.md", "    [*] --> staged", "    [*] --> begun")
     replace(repository / "docs" / "reference" / "cli.md", "## embedmill doctor", "## embedmill physician")
     status, said = run_script(repository, "check_docs.py")
     assert status == 1
@@ -91,6 +92,7 @@ def test_the_documentation_as_it_stands_has_no_fault(repository: Path) -> None:
         "docs/decisions/README.md does not list 0001-the-same-number.md",
         "CHANGELOG.md has no section for the version 0.1.0",
         "ARCHITECTURE.md: the state diagrams are not those of core/jobs.py: python scripts/draw_states.py",
+        "docs/explanation/jobs.md: the state diagrams are not those of core/jobs.py: python scripts/draw_states.py",
         "docs/reference: cli.md not as the code says: python scripts/generate_reference.py",
     ],
 )
@@ -151,6 +153,39 @@ def test_a_command_without_help_stops_the_reference(repository: Path) -> None:
     replace(repository / "src/embedmill/cli/main.py", "def main() -> None:", mute)
     status, said = run_script(repository, "generate_reference.py")
     assert (status, said) == (1, "embedmill mute has no help: give its function a docstring\n")
+
+
+def test_an_error_code_without_a_meaning_stops_the_reference(repository: Path) -> None:
+    replace(repository / "src/embedmill/api/problems.py", '"provider_busy"', '"provider_naps"')
+    status, said = run_script(repository, "generate_reference.py")
+    assert status == 1
+    assert "[codes] lacks provider_naps, and has provider_busy that nothing raises" in said
+
+
+def test_an_endpoint_that_asks_for_no_role_stops_the_reference(repository: Path) -> None:
+    endpoint = (
+        '\n\n@router.get("/open")\nasync def walk_in() -> Answers:\n'
+        '    """Anybody."""\n    return Answers(passages=[])\n'
+    )
+    search = repository / "src/embedmill/api/search.py"
+    search.write_text(search.read_text(encoding="utf-8") + endpoint, encoding="utf-8")
+    status, said = run_script(repository, "generate_reference.py")
+    assert status == 1
+    assert "finds no role that GET /api/v1/open asks for" in said
+
+
+def test_a_field_of_an_answer_that_the_page_lacks_is_found_and_shown(repository: Path) -> None:
+    replace(
+        repository / "src/embedmill/api/search.py",
+        "class Answers(Wire):\n",
+        "class Answers(Wire):\n    shoe_size: int = 43\n",
+    )
+    assert run_script(repository, "generate_reference.py", "--check")[0] == 1
+    assert run_script(repository, "generate_reference.py") == (0, "")
+    page = (repository / "docs/reference/rest.md").read_text(encoding="utf-8")
+    answers = page.partition("### Answers")[2].partition("###")[0]
+    assert "| `shoeSize` | whole number |" in answers
+    assert '"shoeSize": 0' in answers
 
 
 def test_a_column_that_nothing_explains_stops_the_reference(repository: Path) -> None:

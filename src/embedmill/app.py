@@ -334,8 +334,10 @@ async def open_service(settings: Settings, url: str) -> AsyncIterator[ServiceApp
 
     role = SERVICE_ROLE if settings.service_database_url is None else None
     async with (
-        Database(settings.service_database_url or url, max_connections=12, role=role) as database,
-        Database(url, max_connections=4) as operator,
+        Database(
+            settings.service_database_url or url, max_connections=12, role=role, wait_seconds=5.0
+        ) as database,
+        Database(url, max_connections=4, wait_seconds=5.0) as operator,
     ):
         await assert_service_role(operator, database)
         service = ServiceApp(settings, database, operator, read_pepper(settings.data_dir))

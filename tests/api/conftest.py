@@ -8,11 +8,19 @@ from pathlib import Path
 import pytest
 
 from embedmill.database.pipelines import Pipeline
+from embedmill.logs import configure_logs
+from embedmill.settings import Settings
 from tests.support.provider import RunningProvider, start_provider
 from tests.support.serving import Serving, serving
 from tests.support.work import stand_in_pipeline
 
 DIMENSIONS = 16
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """As the command sets them up: unconfigured, structlog paints each error with all local variables, for minutes."""
+    configure_logs(Settings())
 
 
 @pytest.fixture(scope="session")

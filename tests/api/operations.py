@@ -73,7 +73,7 @@ class Attempt:
 
 
 def operations_of(description: dict[str, Any]) -> set[str]:
-    """"GET /healthz" and its like, as the service describes itself."""
+    """ "GET /healthz" and its like, as the service describes itself."""
     return {
         f"{method.upper()} {path}" for path, methods in description["paths"].items() for method in methods
     }
@@ -84,7 +84,7 @@ def attempts(operation: str, alpha: Tenant, beta: Tenant) -> list[Attempt]:
     method, path = operation.split(" ")
     sent = _SENT.get(operation, [{}])
     if "{" not in path:
-        sent = _collections(alpha)[operation] if operation in _collections(alpha) else sent
+        sent = _collections(alpha).get(operation, sent)
         return [Attempt(method, path, each.pop("expected", _OK[operation]), each) for each in map(dict, sent)]
     return [Attempt(method, where, 404, each) for where in _paths(path, alpha, beta) for each in sent]
 
@@ -149,7 +149,9 @@ def _collections(alpha: Tenant) -> dict[str, list[dict[str, Any]]]:
     def search(**fields: Any) -> dict[str, Any]:
         return {"json": {"query": "alpha has a paper", "pipeline": "standin", "mode": "text", **fields}}
 
-    def upload(name: str, content: bytes, headers: dict[str, str] | None = None, **fields: str) -> dict[str, Any]:
+    def upload(
+        name: str, content: bytes, headers: dict[str, str] | None = None, **fields: str
+    ) -> dict[str, Any]:
         sent = {"files": {"file": (name, content)}, "data": {"pipeline": "standin", **fields}}
         return sent | ({"headers": headers} if headers else {})
 
@@ -192,7 +194,13 @@ def _collections(alpha: Tenant) -> dict[str, list[dict[str, Any]]]:
             upload("a.txt", b"alpha has a paper about completed, which is nobody else's.\n" * 3),
             upload("b.txt", b"beta comes again", {"Idempotency-Key": "alpha completed"}),
             upload("c.txt", b"beta joins", batchId=alpha.batch_id),
-            {"json": {"url": "http://127.0.0.1:64999/x.txt", "pipeline": "standin", "batchId": alpha.batch_id}},
+            {
+                "json": {
+                    "url": "http://127.0.0.1:64999/x.txt",
+                    "pipeline": "standin",
+                    "batchId": alpha.batch_id,
+                }
+            },
             upload("d.txt", b"beta guesses", pipeline="alpha") | {"expected": 404},
         ],
     }

@@ -13,7 +13,11 @@ PATIENCE_SECONDS = 30
 
 
 def head(method: str, headers: Mapping[str, str], path: str = "/api/v1/ingestion-jobs") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: localhost",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 

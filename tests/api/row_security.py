@@ -81,7 +81,8 @@ def _readers(connection: psycopg.Connection[Any], name: str) -> list[str]:
         role
         for role in (*_VIEWERS, "public")
         for allowed in connection.execute(
-            "SELECT has_table_privilege(%s, %s, 'SELECT, INSERT, UPDATE, DELETE')", (role, f"embedmill.{name}")
+            "SELECT has_table_privilege(%s, %s, 'SELECT, INSERT, UPDATE, DELETE')",
+            (role, f"embedmill.{name}"),
         )
         if allowed[0]
     ]

@@ -16,8 +16,15 @@ from embedmill.access.keys import Role, create_key, revoke_key
 from embedmill.api.server import listen
 from embedmill.app import open_service
 from embedmill.errors import ConfigurationError
+from embedmill.logs import configure_logs
 from embedmill.settings import Settings
 from tests.support.serving import Serving, serving
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """Unconfigured, an error is logged with all that stands in its frames, which takes minutes."""
+    configure_logs(Settings())
 
 
 async def get(service: Serving, path: str = "/whoami", **headers: str) -> httpx2.Response:
@@ -52,7 +59,6 @@ async def test_without_keys_the_names_of_this_machine_are_good(idle_service: Ser
         "[::ffff:8.8.8.8]",
         "127.0.0.1, evil.example",
         "2130706433x",
-        " ",
     ],
 )
 async def test_without_keys_a_foreign_name_that_leads_here_is_refused(
@@ -66,7 +72,14 @@ async def test_without_keys_a_foreign_name_that_leads_here_is_refused(
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://evil.example", "null", "http://localhost:1", "http://127.0.0.1", "http://evil.example:{port}", ""],
+    [
+        "https://evil.example",
+        "null",
+        "http://localhost:1",
+        "http://127.0.0.1",
+        "http://evil.example:{port}",
+        "",
+    ],
 )
 async def test_without_keys_no_page_of_another_site_may_act(idle_service: Serving, origin: str) -> None:
     """What a browser sends by itself: a form, or a fetch that needs no leave."""
@@ -156,7 +169,6 @@ async def test_a_stream_ends_when_its_key_is_revoked(
     "authorization",
     [
         "Bearer",
-        "Bearer ",
         "Basic ZW06ZW0=",
         "Bearer em_",
         "Bearer em_" + "a" * 43,
@@ -165,7 +177,6 @@ async def test_a_stream_ends_when_its_key_is_revoked(
         "Bearer em_\u00e4\u00f6",
         "em_" + "a" * 43,
         "Bearer Bearer {key}",
-        "Bearer {key} ",
         "Bearer {key}x",
         "Bearer {key},",
         "Token {key}",
@@ -179,9 +190,6 @@ async def test_what_is_no_key_opens_nothing_and_is_not_told_back(
     key = client.headers["authorization"].removeprefix("Bearer ")
     given = authorization.replace("{key}", key).encode("latin-1")
     response = await idle_service.client.get("/whoami", headers=[(b"Authorization", given)])
-    if authorization == "Bearer {key} ":
-        assert response.status_code == 200  # blanks at the end of a header are none of its value
-        return
     assert response.status_code in {400, 401, 431}, response.text
     shown = f"{response.headers} {response.text}"
     assert key not in shown
@@ -195,7 +203,7 @@ async def test_a_key_counts_in_its_header_only_and_never_stands_in_an_answer(idl
         refused = await idle_service.client.get("/whoami", params={name: key})
         assert refused.status_code == 401, name
         assert key not in refused.text
-        refused = await idle_service.client.get("/whoami", cookies={name: key})
+        refused = await idle_service.client.get("/whoami", headers={"Cookie": f"{name}={key}"})
         assert refused.status_code == 401, name
     # A key in the wrong place, by somebody who may come in: not told back either.
     for path, sent in (

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from embedmill.database.pipelines import Pipeline
+from embedmill.logs import configure_logs
+from embedmill.settings import Settings
 from tests.adapters.outbound import server as outside
 from tests.api.conftest import DIMENSIONS
 from tests.api.raw_http import head, raw, sent_until_answered
@@ -24,10 +26,14 @@ _LEAKS = ("Traceback", "/tmp/", "/originals/", "site-packages", ".py", "SELECT "
 MIB = 1024 * 1024
 BOUNDARY = b"----enemy"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
-OPENING = (
-    b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
-)
+OPENING = b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
 CLOSING = b"\r\n--" + BOUNDARY + b"--\r\n"
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """Unconfigured, an error is logged with all that stands in its frames, which takes minutes."""
+    configure_logs(Settings())
 
 
 @pytest.fixture
@@ -66,7 +72,9 @@ async def test_every_hostile_file_ends_clearly_and_disturbs_no_other(
         refused = []
         for name, (make, _) in HOSTILE.items():
             response = await service.client.post(
-                "/ingestion-jobs", files={"file": (name, make())}, data={"pipeline": "standin", "sourceId": name}
+                "/ingestion-jobs",
+                files={"file": (name, make())},
+                data={"pipeline": "standin", "sourceId": name},
             )
             assert response.status_code in {202, 413, 422}, (name, response.text)
             if response.status_code == 202:
@@ -121,7 +129,11 @@ async def test_two_gigabytes_that_do_not_say_so_are_refused_long_before_their_en
 
 
 async def test_one_file_too_large_among_others_fails_alone(small: Serving) -> None:
-    files = [("file", ("good.txt", b"good")), ("file", ("large.txt", bytes(5 * MIB))), ("file", ("too.txt", b"too"))]
+    files = [
+        ("file", ("good.txt", b"good")),
+        ("file", ("large.txt", bytes(5 * MIB))),
+        ("file", ("too.txt", b"too")),
+    ]
     taken = (await small.client.post("/ingestion-jobs", files=files)).json()
     assert [job["status"] for job in taken["jobs"]] == ["staged", "failed", "staged"]
     assert "MiB" in taken["jobs"][1]["errorMessage"]
@@ -135,7 +147,9 @@ async def test_one_file_that_is_too_large_is_refused(small: Serving) -> None:
 
 
 @pytest.mark.parametrize("said", [10_000, 20])
-async def test_a_length_that_is_not_that_of_the_body_takes_nothing_in(idle_service: Serving, said: int) -> None:
+async def test_a_length_that_is_not_that_of_the_body_takes_nothing_in(
+    idle_service: Serving, said: int
+) -> None:
     """Larger: the client goes away before that. Smaller: the form breaks off, and the rest is no request."""
     body = OPENING + b"words" + CLOSING
     answer = await raw(idle_service, head("POST", {**FORM, "Content-Length": str(said)}) + body, ends=True)
@@ -147,7 +161,9 @@ async def test_a_length_that_is_not_that_of_the_body_takes_nothing_in(idle_servi
 
 
 @pytest.mark.parametrize("after", [b"", OPENING, OPENING + b"x" * MIB])
-async def test_a_client_that_goes_away_in_the_middle_leaves_nothing(idle_service: Serving, after: bytes) -> None:
+async def test_a_client_that_goes_away_in_the_middle_leaves_nothing(
+    idle_service: Serving, after: bytes
+) -> None:
     await raw(idle_service, head("POST", {**FORM, "Content-Length": str(3 * MIB)}) + after, ends=True)
     await assert_untouched(idle_service)
 
@@ -312,9 +328,18 @@ async def test_addresses_that_are_nobodys_business_are_not_fetched(
         async with outside.serving({path: outside.redirect(to) for path, to in targets.items()}) as public:
             await stand_in_pipeline(service.app, provider.base_url, dimensions=DIMENSIONS)
             urls = [*targets.values(), *(public.url(path) for path in targets)]
-            urls += ["http://2130706434/", "http://0x7f.2/", "http://user:pw@10.0.0.1/", "http://0.0.0.0/", "//x", "x"]
+            urls += [
+                "http://2130706434/",
+                "http://0x7f.2/",
+                "http://user:pw@10.0.0.1/",
+                "http://0.0.0.0/",
+                "//x",
+                "x",
+            ]
             for url in urls:
-                response = await service.client.post("/ingestion-jobs", json={"url": url, "pipeline": "standin"})
+                response = await service.client.post(
+                    "/ingestion-jobs", json={"url": url, "pipeline": "standin"}
+                )
                 if response.status_code != 202:
                     assert (response.status_code, response.json()["code"]) == (422, "address_refused"), url
                     continue

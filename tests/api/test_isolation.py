@@ -1,11 +1,12 @@
-"""Two tenants of one service: whatever beta asks for with its own keys, it is told nothing of alpha, and changes nothing
-that is alpha's. Every operation that the service describes is tried."""
+"""Two tenants of one service: whatever beta asks for with its own keys, it is told nothing of alpha, and changes
+nothing that is alpha's. Every operation that the service describes is tried."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -161,8 +162,8 @@ async def test_equal_texts_of_another_tenant_are_no_donors_of_vectors(
                     "WITH source AS (SELECT c.* FROM embedmill.knowledge_chunks c WHERE c.document_id = %(source)s), "
                     "target AS (SELECT j.id, j.document_id, j.pipeline_id, j.tenant_id FROM embedmill.ingestion_jobs j "
                     "           WHERE j.id = %(job)s) "
-                    "INSERT INTO embedmill.knowledge_chunks (tenant_id, pipeline_id, document_id, ordinal, start_offset, "
-                    "  end_offset, token_count, text_config, content_hash, text) "
+                    "INSERT INTO embedmill.knowledge_chunks (tenant_id, pipeline_id, document_id, ordinal, "
+                    "  start_offset, end_offset, token_count, text_config, content_hash, text) "
                     "SELECT t.tenant_id, t.pipeline_id, t.document_id, 100, 0, 1, s.token_count, s.text_config, "
                     "  s.content_hash, s.text FROM source s, target t RETURNING id",
                     {
@@ -200,8 +201,8 @@ async def test_a_batch_id_of_another_tenant_joins_nothing_and_tells_nothing(
     with psycopg.connect(two.url, autocommit=True) as connection:
         connection.execute("SELECT embedmill.complete_batches()")
         told = connection.execute(
-            "SELECT t.slug, e.payload ->> 'jobs' FROM embedmill.events e JOIN embedmill.tenants t ON t.id = e.tenant_id "
-            "WHERE e.type = 'batch.completed' AND e.batch_id = %s",
+            "SELECT t.slug, e.payload ->> 'jobs' FROM embedmill.events e "
+            "JOIN embedmill.tenants t ON t.id = e.tenant_id WHERE e.type = 'batch.completed' AND e.batch_id = %s",
             (batch,),
         ).fetchall()
     assert told == [(BETA, "1")]
@@ -257,7 +258,7 @@ async def test_a_stream_carries_the_events_of_its_own_tenant_only(
 
 def _cancels(lines: list[str]) -> str:
     return "\n".join(
-        data for kind, data in zip(lines, lines[1:], strict=False) if kind == "event: job.cancelled"
+        data for kind, data in pairwise(lines) if kind == "event: job.cancelled"
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -116,7 +116,9 @@ def login(admin_url: str, *memberships: str) -> Iterator[str]:
     with psycopg.connect(admin_url, autocommit=True) as connection:
         who = sql.Identifier(name)
         connection.execute(
-            sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOBYPASSRLS PASSWORD {}").format(who, sql.Literal(password))
+            sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOBYPASSRLS PASSWORD {}").format(
+                who, sql.Literal(password)
+            )
         )
         for role in memberships:
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), who))
@@ -153,7 +155,6 @@ def _owned_database(server: TestServer) -> Iterator[tuple[str, str]]:
 
 async def make_two_tenants(url: str, admin_url: str, folder: Path, provider: RunningProvider) -> TwoTenants:
     """Beta first, then alpha with its own numbers, then on with others."""
-    _set_bypass(url, admin_url, "BYPASSRLS")  # COPY: see the wants
     provider.reset(dimensions=DIMENSIONS)
     provider.configure(poison="POISON")
     tenants = {}
@@ -171,15 +172,7 @@ async def make_two_tenants(url: str, admin_url: str, folder: Path, provider: Run
             async with _client(one, tenants[slug]) as client:
                 await _take(client, tenants[slug], "staged")
         _set_sequences(url, 600_000_000)
-    _set_bypass(url, admin_url, "NOBYPASSRLS")  # COPY: see the wants
     return TwoTenants(url, admin_url, folder, tenants[ALPHA], tenants[BETA])
-
-
-def _set_bypass(url: str, admin_url: str, word: LiteralString) -> None:
-    with psycopg.connect(admin_url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("ALTER ROLE {} " + word).format(sql.Identifier(urlsplit(url).username or ""))
-        )
 
 
 async def _make(one: Serving, slug: str, provider: RunningProvider) -> Tenant:
@@ -207,9 +200,7 @@ async def _make(one: Serving, slug: str, provider: RunningProvider) -> Tenant:
 async def _make_settings(client: httpx2.AsyncClient, tenant: Tenant) -> None:
     """A webhook with a delivery, a budget, keys of names that tell whose they are."""
     url = f"{CLOSED_PORT}/{tenant.slug}"
-    made = await _ok(
-        client.post("/webhooks", json={"url": url, "description": f"{tenant.slug} told of all"})
-    )
+    made = await _ok(client.post("/webhooks", json={"url": url, "description": f"{tenant.slug} told of all"}))
     tenant.webhook_id = made["id"]
     tenant.delivery_id = (await _ok(client.post(f"/webhooks/{tenant.webhook_id}/test")))["deliveryId"]
     await _ok(client.put("/budget", json={"limitUsd": 100}))
@@ -306,7 +297,7 @@ def _finish(url: str, tenant: Tenant) -> None:
             "WHERE t.slug = %(slug)s ORDER BY e.xact, e.id LIMIT 1",
             values,
         ).fetchone()
-    assert row is not None  # noqa: S101
+    assert row is not None
     tenant.event_id = row[0]
 
 
@@ -336,7 +327,7 @@ def rows_of(two: TwoTenants, slug: str) -> dict[str, list[str]]:
     found = {}
     with psycopg.connect(two.admin_url, autocommit=True) as connection:
         tenant = connection.execute("SELECT id FROM embedmill.tenants WHERE slug = %s", (slug,)).fetchone()
-        assert tenant is not None  # noqa: S101
+        assert tenant is not None
         queries = {
             name: sql.SQL("SELECT to_jsonb(t)::text FROM embedmill.{} t WHERE tenant_id = %s").format(
                 sql.Identifier(name)
@@ -360,7 +351,7 @@ def originals_of(two: TwoTenants, slug: str) -> list[str]:
     """The files of a tenant's originals."""
     with psycopg.connect(two.admin_url, autocommit=True) as connection:
         row = connection.execute("SELECT id FROM embedmill.tenants WHERE slug = %s", (slug,)).fetchone()
-    assert row is not None  # noqa: S101
+    assert row is not None
     folder = two.folder / "originals" / "tenants" / str(row[0])
     return sorted(f"{path} {path.stat().st_size}" for path in folder.rglob("*") if path.is_file())
 

@@ -38,7 +38,10 @@ def test_people_see_sums_and_what_is_unknown(command: CommandLine) -> None:
     by_model = command.run("usage", "--by", "model").stdout
     assert "unknown  " in by_model
     assert "openai/mine" in by_model
-    assert "$102.75 + unknown of 1 call" in command.run("usage", "--since", "2000-01-01", "--by", "pipeline").stdout
+    assert (
+        "$102.75 + unknown of 1 call"
+        in command.run("usage", "--since", "2000-01-01", "--by", "pipeline").stdout
+    )
     assert (
         "no provider calls" in command.run("usage", "--since", "2000-01-01", "--until", "2000-01-02").stdout
     )

@@ -17,7 +17,7 @@ _RESET = struct.pack("ii", 1, 0)  # close() sends a reset
 class Cutting:
     """`answers_to_lose`: of so many answers nothing arrives, though the service gave them. `cut_requests_after`: the
     next request is cut when so many bytes of its connection have gone. `holds_streams`: of a stream nothing arrives,
-    and it stays open, as behind a proxy that waits for its end."""
+    and it stays open, as behind a proxy that waits for its end; `drops_streams`: each is cut at its first byte."""
 
     def __init__(self, address: str) -> None:
         self._service = urlsplit(address)
@@ -26,6 +26,7 @@ class Cutting:
         self.answers_to_lose = 0
         self.cut_requests_after: int | None = None
         self.holds_streams = False
+        self.drops_streams = False
         self.is_away = False
         self.connections = 0
         self.cuts = 0
@@ -81,6 +82,9 @@ class Cutting:
             while piece := await reader.read(16384):
                 if self.holds_streams and b"text/event-stream" in piece:
                     await asyncio.Event().wait()
+                if self.drops_streams and b"text/event-stream" in piece:
+                    _reset(writer)
+                    return
                 if self.answers_to_lose and piece.startswith(b"HTTP/"):
                     self.answers_to_lose -= 1
                     self.cuts += 1

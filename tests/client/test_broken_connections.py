@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedmill import AsyncClient, Client
-from embedmill.client import ServiceUnreachableError
+from embedmill.client import ServiceUnreachableError, WaitTimeoutError
 from embedmill.database.pipelines import Pipeline
 from tests.client.cutting import Cutting, cutting
 from tests.support.prose import paragraphs
@@ -69,8 +69,9 @@ async def test_an_upload_that_is_cut_in_the_middle_is_sent_again_whole(
 async def test_waiting_survives_cuts_of_its_stream_and_a_service_that_is_away(
     network: Cutting, far: AsyncClient, pipeline: Pipeline, provider: RunningProvider
 ) -> None:
-    job = await far.upload(paragraphs(60).encode(), name="a.txt", pipeline="standin")
-    await job.set_plan(chunk_tokens=140, chunk_overlap=0)
+    job = await far.upload(
+        paragraphs(60).encode(), name="a.txt", pipeline="standin", chunk_tokens=140, chunk_overlap=0
+    )
     await job.wait(until="preview", timeout=60)
     provider.configure(answers_before_hang=2)
     await job.launch()
@@ -116,6 +117,16 @@ async def test_behind_a_proxy_that_holds_streams_back_waiting_looks_by_itself(
 
     status = await asyncio.to_thread(blocking) if kind == "blocking" else await asynchronous()
     assert status == "chunk_preview_ready"
+
+
+async def test_streams_that_are_cut_at_once_are_not_asked_for_without_a_pause(
+    network: Cutting, far: AsyncClient, pipeline: Pipeline
+) -> None:
+    job = await far.upload(b"words", name="a.txt", pipeline="standin")
+    network.drops_streams = True
+    with pytest.raises(WaitTimeoutError):
+        await job.wait(timeout=4)  # nobody launches it
+    assert 1 <= network.streams <= 4
 
 
 async def test_events_of_the_tenant_go_on_behind_the_last_one_after_a_cut(

@@ -184,7 +184,7 @@ def test_every_wish_of_an_upload_can_be_uttered(description: dict[str, Any]) -> 
     [
         (
             lambda client: client.search(
-                "x", pipeline="p", mode="text", limit=1, document_id=1, source="s", metadata={}
+                "x", pipeline="p", mode="text", limit=1, document_id=1, source="s", metadata={}, user_id="u"
             ),
             "Query",
         ),

@@ -118,6 +118,7 @@ async def scene(
 
 async def assert_all_is_well(scene: Scene, provider: RunningProvider, *, kills: int) -> None:
     jobs = await scene.settled()
+    print("broken", [u.broken for u in scene.uploads], "statuses", [u.statuses for u in scene.uploads])
     answered = [job for upload in scene.uploads for job in upload.jobs]
     assert len(set(answered)) == UPLOADS, "an upload that was sent again is another job"
     assert jobs.keys() == set(answered), "there are jobs of which nobody was told"
@@ -127,6 +128,7 @@ async def assert_all_is_well(scene: Scene, provider: RunningProvider, *, kills: 
     paid = provider.paid_for(texts)
     assert min(paid) == 1
     paid_again = sum(count - 1 for count in paid)
+    print("paid again", paid_again, "of", len(texts))
     assert paid_again <= kills * IN_FLIGHT_CALLS * INPUTS_PER_CALL, (paid_again, kills)
     await _assert_ledger(scene, provider, kills)
     await audit.assert_books_balance(scene.app)

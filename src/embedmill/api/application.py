@@ -21,7 +21,7 @@ from embedmill.api import (
     webhooks,
 )
 from embedmill.api.limits import BodyLimit
-from embedmill.api.problems import ProblemDetails, install
+from embedmill.api.problems import ProblemDetails, describe, install
 from embedmill.api.service import Doorkeeper
 from embedmill.app import ServiceApp
 
@@ -85,10 +85,22 @@ def _describe(application: FastAPI) -> None:
             components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"apiKey": []}, {}]
             _replace_validation_errors(schema)
+            _add_what_any_may_answer(schema)
             application.openapi_schema = schema
         return application.openapi_schema
 
     application.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_what_any_may_answer(schema: dict[str, Any]) -> None:
+    """A database that is away, and a body that is too large or cannot be read, are met before an endpoint is."""
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if not path.startswith("/api/"):
+                continue
+            met = (400, 413, 422, 503) if "requestBody" in operation else (400, 503)
+            for status, answer in describe(*met).items():
+                operation["responses"].setdefault(str(status), answer)
 
 
 def _replace_validation_errors(schema: dict[str, Any]) -> None:

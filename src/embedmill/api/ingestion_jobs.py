@@ -14,7 +14,7 @@ from pydantic import Field
 from embedmill.api.problems import Problem, describe
 from embedmill.api.service import Caller, Reader, Service, Writer
 from embedmill.api.uploading import UPLOAD_DESCRIPTION, ReceivedJobs, StagedJob, receive
-from embedmill.api.wire import InvalidCursorError, Wire, decode_cursor, encode_cursor
+from embedmill.api.wire import InvalidCursorError, Metadata, Wire, decode_cursor, encode_cursor
 from embedmill.core.documents import ChunkPlan
 from embedmill.errors import StorageError
 from embedmill.ingest.jobs import Estimate, Job, JobFilter, Jobs, Position, PreviewChunk
@@ -180,7 +180,7 @@ class JobChange(Wire):
     chunk_tokens: Annotated[int | None, Field(ge=8, le=100_000)] = None
     chunk_overlap: Annotated[int | None, Field(ge=0, le=50_000)] = None
     priority: Priority | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     budget_usd: Annotated[float | None, Field(ge=0, le=1e9, description="The most this job may spend.")] = (
         None
     )

@@ -3,12 +3,19 @@ multipart.py's."""
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedmill.api.problems import Problem, problem_response
 
 _MIB = 1024 * 1024
 _MOST_JSON_BYTES = 2 * _MIB
+_AMBIGUOUS = Problem(
+    400,
+    "invalid_request",
+    "a request has a Content-Length or a Transfer-Encoding, not both",
+    headers={"Connection": "close"},
+)
 
 
 class BodyLimit:
@@ -23,6 +30,10 @@ class BodyLimit:
             await self._application(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # Two readers would disagree where it ends: what one takes for its body, the other takes for a request.
+            await problem_response(_AMBIGUOUS)(scope, receive, send)
+            return
         is_form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         most = self._max_form_bytes if is_form else _MOST_JSON_BYTES
         said = headers.get(b"content-length", b"0")
@@ -36,7 +47,8 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > most:
-                raise _too_large(most)
+                # An error of HTTP, which FastAPI lets through when it reads a body.
+                raise HTTPException(413, _too_large(most).detail)
             return message
 
         await self._application(scope, counted, send)

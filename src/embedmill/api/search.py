@@ -9,7 +9,7 @@ from pydantic import Field
 
 from embedmill.api.problems import describe
 from embedmill.api.service import Reader, Service
-from embedmill.api.wire import Wire
+from embedmill.api.wire import Metadata, Wire
 from embedmill.database.pipelines import find_pipeline
 from embedmill.search.searcher import Filter, Hit, Mode
 
@@ -25,7 +25,7 @@ class Query(Wire):
     limit: Annotated[int, Field(ge=1, le=100)] = 10
     document_id: Annotated[int | None, Field(ge=1, le=2**63 - 1)] = None
     source: Annotated[str | None, Field(max_length=2000)] = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     user_id: Annotated[str | None, Field(max_length=200, description="On whose behalf, for the ledger.")] = (
         None
     )

@@ -76,7 +76,7 @@ async def listen(service: ServiceApp, host: str, port: int) -> Listener:
     if not is_local and not await has_keys(service.operator):
         raise ConfigurationError(
             f"{host} can be reached by others, and there is no API key yet: make one with `embedmill keys create "
-            "--role admin`, or listen on 127.0.0.1"
+            "--tenant default --role admin`, or listen on 127.0.0.1"
         )
     return Listener(service, _bind(family, address, host), needs_keys=not is_local)
 

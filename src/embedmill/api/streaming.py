@@ -33,7 +33,7 @@ from embedmill.ingest.jobs import Jobs
 router = APIRouter(tags=["events"])
 _SQL = load_queries("embedmill.api", "events.sql")
 LOOK_SECONDS = 0.5
-# A comment keeps proxies from closing a silent stream, and is when the caller's key is looked at again.
+# A comment keeps proxies from closing a silent stream; as often the caller's key is looked at again.
 SILENCE_SECONDS = 15.0
 _PAGE = 500
 _MOST_STREAMS = 200
@@ -86,8 +86,10 @@ class Stream:
     ) -> AsyncIterator[bytes]:
         """The events from there on, and the picture whenever it changes, until the service stops or the caller's key
         is good no more."""
-        yield b"retry: 2000\n\n"
+        # With an id of its own: a stream that breaks off before its first event is taken up where it began.
+        yield f"retry: 2000\nid: {position}\n\n".encode()
         shown, spoke_at = b"", time.monotonic()
+        asked_at = spoke_at
         while not self._service.stopping.is_set():
             said = []
             try:
@@ -98,9 +100,11 @@ class Stream:
                 if picture is not None and (seen := await picture()) != shown:
                     said.append(_event("progress", seen))
                     shown = seen
-                if time.monotonic() - spoke_at > SILENCE_SECONDS:
+                if time.monotonic() - asked_at > SILENCE_SECONDS:
                     if not await is_welcome():
                         return
+                    asked_at = time.monotonic()
+                if time.monotonic() - spoke_at > SILENCE_SECONDS:
                     said.append(b": still here\n\n")
             except AWAY:
                 said.append(b": the database is away\n\n")

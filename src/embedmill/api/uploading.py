@@ -18,14 +18,13 @@ from embedmill.api.idempotency import Answer, Idempotency
 from embedmill.api.multipart import FilePart, Form, FormError, FormLimits, read_form
 from embedmill.api.problems import Problem
 from embedmill.api.service import Caller
-from embedmill.api.wire import Wire
+from embedmill.api.wire import Metadata, Wire
 from embedmill.app import ServiceApp
 from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline, find_pipeline
 from embedmill.errors import ConflictError, DocumentError
 from embedmill.ingest.jobs import Jobs
 from embedmill.ingest.upload import Kept, Staged, Uploads, Wishes
-from embedmill.usage.budgets import set_job_budget
 
 _MIB = 1024 * 1024
 _MOST_JSON_BYTES = _MIB
@@ -57,7 +56,7 @@ class UploadWishes(Wire):
 
     pipeline: Annotated[str, Field(max_length=100)] = "default"
     priority: Annotated[str, Field(pattern="^(high|medium|low)$")] = "medium"
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     auto_launch: bool = False
     batch_id: UUID | None = None
     source_id: Annotated[
@@ -115,11 +114,11 @@ async def receive(
     request: Request, response: Response, caller: Caller, service: ServiceApp
 ) -> StagedJob | ReceivedJobs:
     """The jobs of a request. Raises Problem where the request as a whole is wrong."""
-    await _assert_room(caller, service)
+    most_bytes = await _assert_room(caller, service)
     uploads = Uploads(caller.database, service.originals, caller.tenant_id)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _receive_form(request, response, caller, service, uploads)
+        return await _receive_form(request, response, caller, service, uploads, most_bytes)
     if kind in {"application/json", ""}:
         return await _receive_url(request, response, caller, uploads)
     raise Problem(
@@ -128,13 +127,17 @@ async def receive(
 
 
 async def _receive_form(
-    request: Request, response: Response, caller: Caller, service: ServiceApp, uploads: Uploads
+    request: Request,
+    response: Response,
+    caller: Caller,
+    service: ServiceApp,
+    uploads: Uploads,
+    most_bytes: int,
 ) -> StagedJob | ReceivedJobs:
-    most = await _most_file_bytes(caller, service)
     kept: list[Kept] = []
 
     async def on_file(part: FilePart, content: AsyncIterator[bytes]) -> Kept:
-        one = await uploads.keep(part.name, part.media_type, content, max_bytes=most)
+        one = await uploads.keep(part.name, part.media_type, content, max_bytes=most_bytes)
         kept.append(one)
         return one
 
@@ -194,19 +197,18 @@ async def _receive_url(request: Request, response: Response, caller: Caller, upl
                 _stage_wishes(asked, pipeline, asked.batch_id),
                 job_id=_job_id_of(request, caller, asked),
             )
-            job = await _answer(caller, staged, asked.url, asked.batch_id, asked)
+            job = await _answer(caller, staged, None, asked.batch_id, asked)
             answer.body = job.model_dump(mode="json")
             return job
         return StagedJob.model_validate(answer.stored)
 
 
 async def _answer(
-    caller: Caller, staged: Staged, name: str, batch_id: UUID | None, wishes: UploadWishes
+    caller: Caller, staged: Staged, name: str | None, batch_id: UUID | None, wishes: UploadWishes
 ) -> StagedJob:
-    """What is told of a job; one that was found again goes on, where it is to be launched by itself."""
+    """What is told of a job; one that was found again goes on, where it is to be launched by itself. A `name` of None
+    is the database's to say."""
     jobs = Jobs(caller.database, caller.tenant_id)
-    if wishes.budget_usd is not None and not staged.is_known and staged.status != "failed":
-        await set_job_budget(caller.database, caller.tenant_id, staged.job_id, wishes.budget_usd)
     job = await jobs.find(staged.job_id)
     if staged.is_known and wishes.auto_launch:
         with contextlib.suppress(ConflictError):  # somebody else was quicker; its status says what it is
@@ -227,16 +229,13 @@ async def _answer(
     )
 
 
-async def _assert_room(caller: Caller, service: ServiceApp) -> None:
+async def _assert_room(caller: Caller, service: ServiceApp) -> int:
+    """Whether the tenant may stage more; returns the most bytes of a file of its."""
     room = await Jobs(caller.database, caller.tenant_id).room()
     most = room.max_staged_jobs or service.settings.max_staged_jobs
     if room.staged_jobs >= most:
         detail = f"{room.staged_jobs} jobs of this tenant wait for a parser already: try again when there are fewer"
         raise Problem(429, "too_many_jobs", detail, headers={"Retry-After": "30"})
-
-
-async def _most_file_bytes(caller: Caller, service: ServiceApp) -> int:
-    room = await Jobs(caller.database, caller.tenant_id).room()
     return min(service.settings.max_file_bytes, room.max_file_bytes or service.settings.max_file_bytes)
 
 
@@ -264,7 +263,7 @@ def _wishes_of(form: Form[Kept]) -> UploadWishes:
     if "metadata" in values:
         try:
             values["metadata"] = msgspec.json.decode(values["metadata"], type=dict[str, Any])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise Problem(422, "invalid_request", "metadata: a JSON object is expected") from error
     try:
         return UploadWishes.model_validate(values)
@@ -291,6 +290,12 @@ def _assert_plan(wishes: UploadWishes, pipeline: Pipeline) -> None:
     tokens = wishes.chunk_tokens or pipeline.chunk_plan.max_tokens
     if wishes.chunk_overlap is not None and wishes.chunk_overlap > tokens // 2:
         raise Problem(422, "invalid_request", "chunkOverlap: at most half of chunkTokens")
+    if wishes.budget_usd is not None and pipeline.price_per_million_tokens is None:
+        raise Problem(
+            422,
+            "invalid_request",
+            f"budgetUsd: the price of the pipeline {pipeline.name} is not known, so no budget can be kept",
+        )
 
 
 def _stage_wishes(wishes: UploadWishes, pipeline: Pipeline, batch_id: UUID | None) -> Wishes:
@@ -307,6 +312,7 @@ def _stage_wishes(wishes: UploadWishes, pipeline: Pipeline, batch_id: UUID | Non
         auto_launch=wishes.auto_launch,
         source_id=wishes.source_id,
         chunk_plan=plan,
+        budget_usd=wishes.budget_usd,
     )
 
 

@@ -169,7 +169,8 @@ class JobActs(JobFacts):
         """Wait until it has ended (completed, cancelled or failed), or until its preview is ready.
 
         `progress` shows a bar on stderr if that is a terminal. `timeout` is seconds; WaitTimeoutError leaves the job
-        as it is. `raise_on_failure`: JobFailedError where it failed or was cancelled. A job that nobody launches
+        as it is. `raise_on_failure`: JobFailedError where it failed or was cancelled. A service that is away
+        for up to two minutes is waited for as well. A job that nobody launches
         waits for its launch: upload it with auto_launch=True, or wait until="preview" and launch it.
         """
 

@@ -42,9 +42,10 @@ class KnowledgeCalls:
         document_id: int | None = None,
         source: str | None = None,
         metadata: dict[str, Any] | None = None,
+        user_id: str | None = None,
     ) -> tuple[Passage, ...]:
         """The best passages, best first: by meaning and words (hybrid, unless told otherwise), `vector` or `text`.
-        `source` may hold * and ?; `metadata` must be part of a document's."""
+        `source` may hold * and ?; `metadata` must be part of a document's; the ledger keeps `user_id`."""
         asked = {
             "query": query,
             "pipeline": pipeline,
@@ -53,6 +54,7 @@ class KnowledgeCalls:
             "documentId": document_id,
             "source": source,
             "metadata": metadata,
+            "userId": user_id,
         }
         body = {name: value for name, value in asked.items() if value is not None}
         return (await self._asking.ask(at.SEARCH.call(body=body))).passages

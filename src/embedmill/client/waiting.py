@@ -114,7 +114,11 @@ class Waiting(Generic[R]):
             self._hears = heard or not error.is_silence
         except (UnreadableAnswerError, ApiError, msgspec.MsgspecError):
             self._hears = False
-        self._position = EventParser(self._position.last_event_id)
+        finally:
+            self._position = EventParser(self._position.last_event_id)
+        # A stream that ends at once, again and again, must not make us ask without a pause.
+        left = self._left()
+        await self._asking.wire.sleep(_LOOK_SECONDS if left is None else min(_LOOK_SECONDS, left))
         return False
 
     def _see(self, seen: R) -> bool:

@@ -27,6 +27,9 @@ class _Prepared(NamedTuple):
 class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """A connection that also answers `ask`."""
 
+    is_bound_by_policies: bool | None = None
+    """Whether row-level security holds for its role on our tables; None: there are none yet."""
+
     async def ask(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """All rows of a statement with `%(name)s` parameters, whose types must follow from the statement itself.
 

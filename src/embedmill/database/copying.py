@@ -32,7 +32,7 @@ async def copying(
     with the block's end at the latest."""
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     options = _BINARY if binary else sql.SQL("")
-    if not await _is_bound(connection, table):
+    if not _is_bound(connection):
         async with connection.cursor().copy(
             _COPY.format(table=table, columns=names, options=options)
         ) as copy:
@@ -46,14 +46,6 @@ async def copying(
     await connection.execute(_MOVE.format(**parts))
 
 
-async def _is_bound(connection: Connection, table: sql.Identifier) -> bool:
-    """Whether policies hold for this session. They do for all our tables or for none, so it is asked once."""
-    known = getattr(connection, "is_bound_by_policies", None)
-    if known is None:
-        cursor = await connection.execute(
-            "SELECT row_security_active(%s::regclass::oid)", (table.as_string(connection),)
-        )
-        row = await cursor.fetchone()
-        known = bool(row and row[0])
-        connection.is_bound_by_policies = known  # type: ignore[attr-defined]
-    return known
+def _is_bound(connection: Connection) -> bool:
+    """Whether policies hold for this session: for all our tables, or for none."""
+    return bool(getattr(connection, "is_bound_by_policies", False))

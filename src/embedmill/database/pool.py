@@ -33,7 +33,8 @@ SELECT set_config('embedmill.tenant_id', %(tenant_id)s, true), set_config('embed
 _SEARCH_PATH = """
 SELECT set_config('search_path', 'embedmill, ' || coalesce(
     (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-      WHERE e.extname = 'vector'), 'public') || ', pg_catalog', false)
+      WHERE e.extname = 'vector'), 'public') || ', pg_catalog', false),
+    (SELECT row_security_active(c.oid) FROM pg_class c WHERE c.oid = to_regclass('embedmill.knowledge_chunks'))
 """
 
 
@@ -44,9 +45,13 @@ class Database:
     server has cut fails at its first use and is replaced, and what may be repeated is (patience.py).
     """
 
-    def __init__(self, url: str, *, max_connections: int = 12, role: str | None = None) -> None:
-        """With a `role` every session begins as that role, and `RESET ROLE` leads back to it."""
+    def __init__(
+        self, url: str, *, max_connections: int = 12, role: str | None = None, wait_seconds: float = 30.0
+    ) -> None:
+        """With a `role` every session begins as that role, and `RESET ROLE` leads back to it. `wait_seconds`: how
+        long somebody waits for a connection."""
         self.url = url
+        self._wait_seconds = wait_seconds
         # By this name others find, and end, the sessions of a worker that froze within a transaction.
         self.session_name = f"embedmill {uuid4().hex[:16]}"
         self._pool: AsyncConnectionPool[AskedConnection] = AsyncConnectionPool(
@@ -62,7 +67,7 @@ class Database:
             },
             configure=_configure,
             open=False,
-            timeout=30,
+            timeout=wait_seconds,
             reconnect_timeout=30,
         )
 
@@ -85,7 +90,8 @@ class Database:
                 yield connection
         except PoolTimeout as error:
             raise DatabaseUnreachableError(
-                "the database did not give a connection within 30 s: is it up, and are its connections used up?"
+                f"the database did not give a connection within {self._wait_seconds:g} s: is it up, and are its "
+                "connections used up?"
             ) from error
 
     @asynccontextmanager
@@ -166,8 +172,10 @@ def _options_with_role(url: str, role: str) -> str:
     return f"{given} -c role={role}" if given else f"-c role={role}"
 
 
-async def _configure(connection: Connection) -> None:
-    await connection.execute(_SEARCH_PATH)
+async def _configure(connection: AskedConnection) -> None:
+    cursor = await connection.execute(_SEARCH_PATH)
+    row = await cursor.fetchone()
+    connection.is_bound_by_policies = row[1] if row else None
     await connection.execute(_IDLE_TIMEOUT)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -27,6 +28,9 @@ _OUT_OF_MEMORY = (
 )
 
 _decoder = msgspec.msgpack.Decoder(Reply)
+
+# Reading is the hardest work of this machine, and nobody waits for it as for an answer.
+_NICENESS = 5
 
 
 class ParsingProcess:
@@ -63,6 +67,8 @@ class ParsingProcess:
             )
         except OSError as error:
             raise ConfigurationError(f"The parsing process cannot be started: {error}.") from error
+        with contextlib.suppress(ProcessLookupError):  # it is dead already, as whoever waits for it will find
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
         return cls(process)
 
     async def ask(self, body: bytes) -> Reply:

@@ -56,6 +56,7 @@ class Wishes(msgspec.Struct, frozen=True):
     auto_launch: bool = False
     source_id: str | None = None
     chunk_plan: ChunkPlan | None = None
+    budget_usd: float | None = None
 
 
 class Staged(msgspec.Struct, frozen=True):
@@ -167,6 +168,7 @@ class Uploads:
                 "metadata": msgspec.json.encode(wishes.metadata).decode(),
                 "user_id": wishes.user_id,
                 "auto_launch": wishes.auto_launch,
+                "budget_usd": wishes.budget_usd,
                 "chunk_tokens": plan.max_tokens if plan else None,
                 "chunk_overlap": plan.overlap_tokens if plan else None,
             },

@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION embedmill.stage_job(
     p_job_id uuid, p_pipeline_id integer, p_source_type text, p_source_id text, p_name text, p_media_type text,
     p_size_bytes bigint, p_content_hash bytea, p_original_key text, p_original_url text,
     p_priority embedmill.queue_priority, p_batch_id uuid, p_metadata jsonb, p_user_id text, p_auto_launch boolean,
-    p_chunk_tokens integer, p_chunk_overlap integer)
+    p_chunk_tokens integer, p_chunk_overlap integer, p_budget_usd numeric)
 RETURNS TABLE (job_id uuid, document_id bigint, status embedmill.job_status, is_known boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -17,6 +17,10 @@ DECLARE
     v_newest embedmill.ingestion_jobs;
 BEGIN
     SELECT * INTO STRICT v_pipeline FROM embedmill.pipelines WHERE id = p_pipeline_id;
+    IF p_budget_usd IS NOT NULL THEN
+        -- Budgets are locked before any row (52_budgets.sql).
+        PERFORM pg_advisory_xact_lock(hashtext('embedmill.budgets'), v_pipeline.tenant_id);
+    END IF;
     -- The same call again: the answer to its commit was lost. Whatever became of the job since, it is this one.
     SELECT * INTO v_newest FROM embedmill.ingestion_jobs j WHERE j.id = p_job_id;
     IF FOUND THEN
@@ -46,6 +50,9 @@ BEGIN
     VALUES (p_job_id, v_pipeline.tenant_id, p_pipeline_id, v_document.id, p_batch_id, p_priority, p_metadata,
             p_auto_launch, p_name, p_original_key, p_original_url, p_media_type, p_size_bytes, p_content_hash,
             p_chunk_tokens, p_chunk_overlap, p_user_id, clock_timestamp());
+    IF p_budget_usd IS NOT NULL THEN
+        PERFORM embedmill.set_budget(v_pipeline.tenant_id, p_job_id, 'total', p_budget_usd);
+    END IF;
     PERFORM embedmill.dispatch_job(p_job_id);
     RETURN QUERY SELECT p_job_id, v_document.id, j.status, false
                    FROM embedmill.ingestion_jobs j WHERE j.id = p_job_id;
