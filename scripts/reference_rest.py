@@ -74,7 +74,7 @@ _INTRODUCTION = [
 
 def _least_roles(source: Path) -> dict[tuple[str, str], str]:
     """The role that each endpoint asks for: what its dependency was made with (api/service.py: admit)."""
-    roles = {}
+    roles: dict[tuple[str, str], str] = {}
     for path in sorted((source / "api").glob("*.py")):
         module = importlib.import_module(f"embedmill.api.{path.stem}")
         for route in getattr(getattr(module, "router", None), "routes", ()):

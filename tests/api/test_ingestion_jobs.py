@@ -32,7 +32,11 @@ async def test_an_upload_is_parsed_previewed_priced_launched_and_completed(
     launched = await service.client.post(f"/ingestion-jobs/{job['jobId']}/launch")
     assert launched.status_code == 202
     done = await service.until(job["jobId"])
-    assert (done["status"], done["progress"], done["embeddedChunks"]) == ("completed", 100, job["totalChunks"])
+    assert (done["status"], done["progress"], done["embeddedChunks"]) == (
+        "completed",
+        100,
+        job["totalChunks"],
+    )
     assert done["cost"]["paidTokens"] == provider.stats()["tokens_paid"]
     assert done["cost"]["spentUsd"] == done["cost"]["paidTokens"] / 1e6
     assert done["metadata"] == {"team": "ops"}
@@ -49,7 +53,11 @@ async def test_the_same_bytes_are_recognised_and_paid_for_once(
     await service.until(first["jobId"])
     paid = provider.stats()["tokens_paid"]
     again = await service.upload("b.txt", text, pipeline="standin", autoLaunch="true")
-    assert (again["jobId"], again["documentId"], again["isKnown"]) == (first["jobId"], first["documentId"], True)
+    assert (again["jobId"], again["documentId"], again["isKnown"]) == (
+        first["jobId"],
+        first["documentId"],
+        True,
+    )
     assert provider.stats()["tokens_paid"] == paid
     listed = (await service.client.get("/ingestion-jobs")).json()
     assert [job["jobId"] for job in listed["jobs"]] == [first["jobId"]]

@@ -257,9 +257,7 @@ async def test_a_stream_carries_the_events_of_its_own_tenant_only(
 
 
 def _cancels(lines: list[str]) -> str:
-    return "\n".join(
-        data for kind, data in pairwise(lines) if kind == "event: job.cancelled"
-    )
+    return "\n".join(data for kind, data in pairwise(lines) if kind == "event: job.cancelled")
 
 
 async def test_streams_of_jobs_and_batches_of_another_tenant_are_not_found(

@@ -211,3 +211,21 @@ async def test_when_the_queue_is_on_again_launching_hands_the_rest_over(
     assert (launched.direct_reason, launched.enqueued_chunks) == (None, 2)
     await run_worker_until_settled(app, batch)
     assert await missing_chunks(app, pipeline) == 0
+
+
+async def test_who_ends_it_waits_for_the_response_that_is_paid_for(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    launched = await add_document(app, pipeline, "long", [f"text {n}" for n in range(30)])
+    await app.database.fetch("DELETE FROM embedmill.embedding_queue")
+    provider.configure(latency_ms=500)
+    async with app.direct_embedder(pipeline, worker_id=uuid4(), on_event=lambda event: None) as direct:
+        task = asyncio.create_task(direct.embed(launched.document_id, launched.job_id))
+        while provider.stats()["in_flight"] == 0:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert provider.stats()["inputs_paid"] == 10
+    assert len(await stored_vectors(app, pipeline)) == 10
+    assert await app.database.fetch("SELECT sum(inputs) FROM embedmill.llm_usage_log") == [(10,)]

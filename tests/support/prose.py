@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import random
 
-_WORDS = tuple(
-    ["mill", "river", "wheel", "stone", "flour", "grain", "morning", "market", "bread", "oven", "baker", "sack", "cart", "horse", "road", "bridge", "village", "winter", "harvest", "field", "water", "stream", "gate", "keeper", "ledger", "price", "ounce", "pound", "silver", "letter", "window", "candle", "chair"]
+# fmt: off
+_WORDS = (
+    "mill", "river", "wheel", "stone", "flour", "grain", "morning", "market", "bread", "oven",
+    "baker", "sack", "cart", "horse", "road", "bridge", "village", "winter", "harvest", "field",
+    "water", "stream", "gate", "keeper", "ledger", "price", "ounce", "pound", "silver", "letter",
+    "window", "candle", "chair",
 )
+# fmt: on
 
 
 def paragraphs(count: int, *, seed: int = 0) -> str:

@@ -20,6 +20,7 @@ from embedmill.api import (
     usage,
     webhooks,
 )
+from embedmill.api.examples import add_examples
 from embedmill.api.limits import BodyLimit
 from embedmill.api.problems import ProblemDetails, describe, install
 from embedmill.api.service import Doorkeeper
@@ -85,6 +86,7 @@ def _describe(application: FastAPI) -> None:
             components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"apiKey": []}, {}]
             _replace_validation_errors(schema)
+            add_examples(schema)
             _add_what_any_may_answer(schema)
             application.openapi_schema = schema
         return application.openapi_schema

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 from embedmill.core.batching import CallLimits, Packer, Target, Unit
@@ -132,7 +132,7 @@ class DirectEmbedder:
         for unit in units:
             packer.add(unit)
         while work.goes_on and (call := packer.take()):
-            await self._embed_call(call, work)
+            await _to_its_end(self._embed_call(call, work))
 
     async def _embed_call(self, units: list[Unit], work: DirectWork) -> None:
         """One call, or the halves of one that holds a text which the provider refuses."""
@@ -282,3 +282,13 @@ class DirectEmbedder:
             error=error,
             reservation=reservation,
         )
+
+
+async def _to_its_end(call: Coroutine[Any, Any, None]) -> None:
+    """A call that was sent is paid for: whoever ends us waits until its response is written."""
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from embedmill.embed import calling
+from embedmill.embed.attempts import HARMLESS
 from tests.support.provider import digest_of
 
 # What the product asks a provider to see whether it takes anything; it is on the books, and nobody's content.
-TRIAL = digest_of(calling._HARMLESS).hex()
+TRIAL = digest_of(HARMLESS).hex()
 
 
 class CallSeen(msgspec.Struct):

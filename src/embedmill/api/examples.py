@@ -1,0 +1,87 @@
+"""Examples in the API's description: one value for each name of a field, wherever it stands, so that all shapes tell
+the same story. Owns the words only; docs/reference/rest.md is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXAMPLES: dict[str, Any] = {
+    "status": "staged",
+    "jobId": "04c04560-3f07-43d1-930a-8e8a8a30cb5c",
+    "documentId": 1,
+    "name": "handbook.pdf",
+    "totalChunks": 141,
+    "embeddedChunks": 64,
+    "progress": 45,
+    "totalTokens": 23697,
+    "paidTokens": 10638,
+    "tokens": 23697,
+    "pipeline": "default",
+    "sourceType": "upload",
+    "sourceId": "sha256:1dd1f12b3dcb0894",
+    "mediaType": "application/pdf",
+    "sizeBytes": 483120,
+    "chunkTokens": 256,
+    "chunkOverlap": 32,
+    "isResumable": True,
+    "spentUsd": 0.0002,
+    "costUsd": 0.0003,
+    "limitUsd": 20.0,
+    "headingPath": ["2. How to use bzip2", "2.6. RECOVERING DATA"],
+    "secret": "em_...",
+    "prefix": "em_Xk3vQ9pA",
+    "tenant": "default",
+    "tenantId": "default",
+    "text": "The passage.",
+    "url": "https://example.com/hooks/embedmill",
+    "model": "text-embedding-3-small",
+    "embeddingModel": "text-embedding-3-small",
+    "vectorCount": 141,
+    "jobs": [],
+    "attempts": [],
+    "deadLetters": [],
+    "payload": {"type": "job.completed", "timestamp": "2026-11-22T11:42:58.1Z", "data": {}},
+    "eventType": "job.completed",
+    "eventTypes": ["job.completed"],
+    "period": "month",
+    "uncountedPipelines": [],
+    "errors": None,
+    "title": "Not Found",
+    "type": "about:blank",
+    "code": "not_found",
+    "detail": "there is no ingestion job 04c04560-3f07-43d1-930a-8e8a8a30cb5c",
+    "shardTypeId": "upload",
+    "shardId": "sha256:1dd1f12b3dcb0894",
+    "provider": "openai",
+    "dimensions": 1536,
+    "storage": "vector",
+    "quotaKey": "openai-main",
+    "view": "embeddings_default",
+    "timeZone": "UTC",
+    "groupBy": "usage_type",
+    "group": "internal_ingestion",
+    "reason": "input_rejected",
+    "priority": "medium",
+    "operation": "INSERT",
+    "state": "active",
+    "createdBy": "key 7d0b3f0e-5a3e-4c9e-9a52-0f2f0a1d2c3b",
+    "database": "ok",
+    "originals": "ok",
+    "place": {"kind": "page", "first": "9", "last": "10"},
+    "kind": "page",
+    "first": "9",
+    "last": "10",
+}
+
+
+def add_examples(schema: dict[str, Any]) -> None:
+    """Put them where the description has none: on the fields of its shapes, and on parameters."""
+    for shape in schema["components"]["schemas"].values():
+        for name, field in shape.get("properties", {}).items():
+            if name in EXAMPLES and "examples" not in field and "$ref" not in field:
+                field["examples"] = [EXAMPLES[name]]
+    for path in schema["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] in EXAMPLES and "example" not in parameter:
+                    parameter["example"] = EXAMPLES[parameter["name"]]
