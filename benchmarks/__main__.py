@@ -21,6 +21,7 @@ ALL = (
     "chunking",
     "ratelimit",
     "starvation",
+    "uploads",
 )
 
 

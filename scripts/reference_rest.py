@@ -130,7 +130,7 @@ def _shape(name: str, schemas: dict[str, Schema], words: Schema) -> list[str]:
     lines = [f"### {name}", "", *_paragraphs(schema.get("description", ""))]
     if "properties" not in schema:
         return [*lines, f"One of {_value(schema)}.", ""]
-    example = json.dumps(_example(schema, schemas, words["rest_examples"]), indent=2, ensure_ascii=False)
+    example = json.dumps(_example(schema, schemas), indent=2, ensure_ascii=False)
     return [*lines, *_fields(schema, words), "```json", example, "```", ""]
 
 
@@ -189,26 +189,22 @@ def _value(schema: Schema) -> str:  # noqa: PLR0911 - a table
     return "any"
 
 
-def _example(schema: Schema, schemas: dict[str, Schema], given: Schema, name: str = "") -> Any:  # noqa: PLR0911
-    """A value that fits: that of the words where they have one for this name, else one of its kind."""
-    if name in given and "enum" not in schema:
-        value = json.loads(given[name])
-        if not isinstance(value, str) or _is_text(schema):
-            return value
+def _example(schema: Schema, schemas: dict[str, Schema]) -> Any:  # noqa: PLR0911
+    """A value that fits: that of the description where it has one, else one of its kind."""
     if schema.get("examples"):
         return schema["examples"][0]
     if "$ref" in schema:
-        return _example(schemas[schema["$ref"].removeprefix(_REF)], schemas, given, name)
+        return _example(schemas[schema["$ref"].removeprefix(_REF)], schemas)
     if "anyOf" in schema:
         return None if any(one.get("type") == "null" for one in schema["anyOf"]) else _example(
-            schema["anyOf"][0], schemas, given, name)  # fmt: skip
+            schema["anyOf"][0], schemas)  # fmt: skip
     if "enum" in schema:
         return schema["enum"][0]
     if "properties" in schema:
-        return {key: _example(field, schemas, given, key) for key, field in schema["properties"].items()}
+        return {key: _example(field, schemas) for key, field in schema["properties"].items()}
     match schema.get("type"):
         case "array":
-            return [_example(schema["items"], schemas, given)]
+            return [_example(schema["items"], schemas)]
         case "object":
             return {}
         case "boolean":
@@ -217,10 +213,6 @@ def _example(schema: Schema, schemas: dict[str, Schema], given: Schema, name: st
             return 0
     by_format = {"uuid": "7d0b3f0e-5a3e-4c9e-9a52-0f2f0a1d2c3b", "date-time": "2026-11-22T11:42:11Z"}
     return by_format.get(schema.get("format", ""), "text")
-
-
-def _is_text(schema: Schema) -> bool:
-    return any(one.get("type") == "string" and "enum" not in one for one in schema.get("anyOf", [schema]))
 
 
 def _errors(source: Path, meanings: dict[str, str]) -> list[str]:

@@ -319,7 +319,6 @@ async def test_addresses_that_are_nobodys_business_are_not_fetched(
         targets = {
             "/private": "http://10.0.0.1/secret",
             "/metadata": "http://169.254.169.254/latest/meta-data/",
-            "/named": f"http://localhost:{inner.port}/secret",
             "/other": f"http://127.0.0.2:{inner.port}/secret",
             "/six": f"http://[::1]:{inner.port}/secret",
             "/mapped": f"http://[::ffff:127.0.0.2]:{inner.port}/secret",

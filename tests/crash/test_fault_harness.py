@@ -49,16 +49,16 @@ def test_a_worker_s_process_is_wrapped_at_every_place_that_imported_a_name(tmp_p
         [
             sys.executable,
             "-c",
-            "from embedmill.embed import calling, loading, persistence; "
+            "from embedmill.embed import calling, holding, loading, persistence; "
             "print(calling.grant_quota.__module__, loading.claim_items.__module__, "
-            "persistence.hold_items.__module__)",
+            "holding.hold_items.__module__, persistence.Persistence._hold.__module__)",
         ],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert said.split() == ["tests.support.faults.wrappers"] * 3
+    assert said.split() == ["tests.support.faults.wrappers"] * 4
 
 
 def test_the_clock_of_a_worker_is_off_and_its_monotonic_clock_right(tmp_path: Path) -> None:

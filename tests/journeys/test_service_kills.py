@@ -4,6 +4,7 @@ answered ends completed, what was not exists whole or not at all, and nothing is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import tempfile
@@ -118,7 +119,6 @@ async def scene(
 
 async def assert_all_is_well(scene: Scene, provider: RunningProvider, *, kills: int) -> None:
     jobs = await scene.settled()
-    print("broken", [u.broken for u in scene.uploads], "statuses", [u.statuses for u in scene.uploads])
     answered = [job for upload in scene.uploads for job in upload.jobs]
     assert len(set(answered)) == UPLOADS, "an upload that was sent again is another job"
     assert jobs.keys() == set(answered), "there are jobs of which nobody was told"
@@ -128,7 +128,6 @@ async def assert_all_is_well(scene: Scene, provider: RunningProvider, *, kills: 
     paid = provider.paid_for(texts)
     assert min(paid) == 1
     paid_again = sum(count - 1 for count in paid)
-    print("paid again", paid_again, "of", len(texts))
     assert paid_again <= kills * IN_FLIGHT_CALLS * INPUTS_PER_CALL, (paid_again, kills)
     await _assert_ledger(scene, provider, kills)
     await audit.assert_books_balance(scene.app)
@@ -171,6 +170,16 @@ async def _assert_ledger(scene: Scene, provider: RunningProvider, kills: int) ->
     assert shared == tokens
 
 
+async def moment(provider: RunningProvider, chance: random.Random) -> None:
+    """Some time from now; as often as not, one at which calls are in flight."""
+    await asyncio.sleep(chance.uniform(0.2, 3.0))
+    if chance.random() < 0.5:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                while not (await asyncio.to_thread(provider.stats))["in_flight"]:
+                    await asyncio.sleep(0.01)
+
+
 KILLS = (
     pytest.param([(True, True)] * 3, id="service and workers"),
     pytest.param([(True, False)] * 3, id="service"),
@@ -191,7 +200,7 @@ async def test_killed_in_the_middle_of_uploads_all_end_completed_and_paid_once(
     async with scene(database, tmp_path, provider, chance) as here, asyncio.TaskGroup() as tasks:
         sending = tasks.create_task(here.send_all())
         for service, workers in kills:
-            await asyncio.sleep(chance.uniform(0.2, 3.0))
+            await moment(provider, chance)
             here.service.kill(service=service, workers=workers)
             await free_keys(here.app)
             if service:

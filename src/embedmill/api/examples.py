@@ -74,14 +74,33 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
+_TYPES: dict[type, tuple[str, ...]] = {
+    str: ("string",),
+    bool: ("boolean",),
+    int: ("integer", "number"),
+    float: ("number",),
+    list: ("array",),
+    dict: ("object",),
+    type(None): ("null",),
+}
+
+
 def add_examples(schema: dict[str, Any]) -> None:
     """Put them where the description has none: on the fields of its shapes, and on parameters."""
     for shape in schema["components"]["schemas"].values():
         for name, field in shape.get("properties", {}).items():
-            if name in EXAMPLES and "examples" not in field and "$ref" not in field:
+            if "examples" not in field and _fits(name, field):
                 field["examples"] = [EXAMPLES[name]]
     for path in schema["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", []):
-                if parameter["name"] in EXAMPLES and "example" not in parameter:
+                if "example" not in parameter and _fits(parameter["name"], parameter["schema"]):
                     parameter["example"] = EXAMPLES[parameter["name"]]
+
+
+def _fits(name: str, field: dict[str, Any]) -> bool:
+    """Whether there is one of this name, and of a type that the field may have."""
+    kinds = field.get("anyOf", [field])
+    return name in EXAMPLES and any(
+        kind.get("type") in _TYPES[type(EXAMPLES[name])] and "enum" not in kind for kind in kinds
+    )

@@ -4,7 +4,7 @@ SELECT job_id, document_id, status::text, is_known
   FROM embedmill.stage_job(
     %(job_id)s, %(pipeline_id)s, %(source_type)s, %(source_id)s, %(name)s, %(media_type)s, %(size_bytes)s,
     %(content_hash)s, %(original_key)s, %(original_url)s, %(priority)s, %(batch_id)s, %(metadata)s::jsonb,
-    %(user_id)s, %(auto_launch)s, %(chunk_tokens)s, %(chunk_overlap)s, %(budget_usd)s);
+    %(user_id)s, %(auto_launch)s, %(chunk_tokens)s, %(chunk_overlap)s, %(budget_usd)s::numeric);
 
 -- name: stage_failure
 -- A job that tells why an upload could not be kept; returns its document.

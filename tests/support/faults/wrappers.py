@@ -73,6 +73,7 @@ def install(environment: Mapping[str, str]) -> None:
     _wrap("embedmill.queue.quotas", "grant_quota", lambda f: _granted(f, trap))
     _wrap("embedmill.queue.items", "claim_items", lambda f: _claimed(f, trap))
     _wrap("embedmill.queue.items", "hold_items", _showing_leases)
+    _wrap_method("embedmill.embed.persistence", "Persistence._hold", _showing_leases)
     _wrap_method(
         "embedmill.adapters.providers.openai", "OpenAIProvider.embed", lambda f: _asked(f, journal, trap)
     )
@@ -94,7 +95,11 @@ def _wrap(module_name: str, name: str, wrap: Callable[[Any], Any]) -> None:
 def _wrap_method(module_name: str, name: str, wrap: Callable[[Any], Any]) -> None:
     class_name, _, method = name.partition(".")
     owner = getattr(importlib.import_module(module_name), class_name)
-    setattr(owner, method, wrap(vars(owner)[method]))
+    original = vars(owner)[method]
+    if isinstance(original, staticmethod):
+        setattr(owner, method, staticmethod(wrap(original.__func__)))
+    else:
+        setattr(owner, method, wrap(original))
 
 
 def _granted(original: Callable[..., Awaitable[float]], trap: Trap) -> Callable[..., Awaitable[float]]:
@@ -119,10 +124,10 @@ def _claimed(
     return claim_items
 
 
-def _showing_leases(original: Callable[..., Awaitable[set[int]]]) -> Callable[..., Awaitable[set[int]]]:
+def _showing_leases(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Tell the observer's triggers what this transaction believes to hold."""
 
-    async def hold_items(connection: Any, items: Any) -> set[int]:
+    async def hold_items(connection: Any, items: Any) -> Any:
         shown = json.dumps({str(item.id): item.lease_token for item in items})
         await connection.execute("SELECT set_config('crash.leases', %s, true)", (shown,))
         return await original(connection, items)

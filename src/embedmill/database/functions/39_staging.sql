@@ -287,6 +287,9 @@ BEGIN
     SELECT j.document_id INTO v_document_id FROM embedmill.ingestion_jobs j WHERE j.id = p_job_id;
     SELECT p.* INTO v_pipeline FROM embedmill.ingestion_jobs j JOIN embedmill.pipelines p ON p.id = j.pipeline_id
      WHERE j.id = p_job_id;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
     EXECUTE format(
         'SELECT array_agg(content_hash), array_agg(chunks), array_agg(token_count) FROM ('
         '  SELECT c.content_hash, count(*)::integer AS chunks, max(c.token_count) AS token_count'
