@@ -88,9 +88,12 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.relname,
 -- name: policies
 SELECT 'table ' || p.tablename,
        'policy ' || quote_ident(p.policyname) || ' ' || lower(p.permissive) || ' for ' || lower(p.cmd)
-           || ' to ' || array_to_string(p.roles, ', ')
+           || ' to ' || array_to_string(ARRAY(
+               -- Who owns the tables is another account on each server.
+               SELECT CASE WHEN r = t.tableowner THEN 'the owner' ELSE r END FROM unnest(p.roles) AS r ORDER BY 1), ', ')
            || coalesce(' using ' || p.qual, '') || coalesce(' with check ' || p.with_check, '')
   FROM pg_policies p
+  JOIN pg_tables t USING (schemaname, tablename)
  WHERE p.schemaname = 'embedmill';
 
 -- name: views

@@ -63,7 +63,7 @@ def test_weights_are_set_as_json(command: CommandLine) -> None:
         (["quota", "set", "default/default", "--calls-per-minute", "0"], 2, "unlimited or default"),
         (["quota", "set", "default/default", "--calls-per-minute", "default"], 1, "give the second one a number"),
         (["tenant", "set", "nobody", "--weight", "2"], 1, "there is no tenant 'nobody'; there are: default"),
-        (["tenant", "set", "default"], 2, "say --weight"),
+        (["tenant", "set", "default"], 2, "say what to change"),
         (["tenant", "set", "default", "--weight", "0"], 2, "not in the range"),
         (["tenant", "create", "Acme Corp"], 1, "cannot name a tenant"),
     ],

@@ -401,6 +401,8 @@ BEGIN
                                 WHERE n.document_id = v_document_id AND n.created_at > j.created_at);
     v_keys := ARRAY(SELECT original_key FROM embedmill.ingestion_jobs
                      WHERE original_key IS NOT NULL AND (id = p_job_id OR v_is_newest AND document_id = v_document_id));
+    PERFORM embedmill.record_action(j.tenant_id, 'job.delete', j.id::text, to_jsonb(j) - 'content_hash', NULL)
+       FROM embedmill.ingestion_jobs j WHERE j.id = p_job_id;
     IF v_is_newest THEN
         PERFORM embedmill.cancel_document_items(v_document_id, 'deleted');
         DELETE FROM embedmill.knowledge_documents WHERE id = v_document_id;

@@ -33,6 +33,10 @@ BEGIN
            -- Resumed, it goes back to the parsers, also where chunks of an older plan stand.
            error_stage = CASE WHEN status IN ('staged', 'parsing') THEN 'parsing' END
      WHERE id = p_job_id AND status NOT IN ('completed', 'cancelled', 'failed');
+    IF FOUND THEN
+        PERFORM embedmill.record_action(j.tenant_id, 'job.cancel', j.id::text, NULL, to_jsonb(p_message))
+           FROM embedmill.ingestion_jobs j WHERE j.id = p_job_id;
+    END IF;
     SELECT status INTO v_status FROM embedmill.ingestion_jobs WHERE id = p_job_id;
     RETURN v_status;
 END
