@@ -329,9 +329,9 @@ def rows_of(two: TwoTenants, slug: str) -> dict[str, list[str]]:
         tenant = connection.execute("SELECT id FROM embedmill.tenants WHERE slug = %s", (slug,)).fetchone()
         assert tenant is not None
         queries = {
-            name: sql.SQL("SELECT to_jsonb(t)::text FROM embedmill.{} t WHERE tenant_id = %s").format(
-                sql.Identifier(name)
-            )
+            name: sql.SQL(
+                "SELECT (to_jsonb(t) - 'last_used_at')::text FROM embedmill.{} t WHERE tenant_id = %s"
+            ).format(sql.Identifier(name))
             for name in tables_of_tenants(connection)
         }
         queries["tenants"] = sql.SQL("SELECT to_jsonb(t)::text FROM embedmill.tenants t WHERE id = %s")
