@@ -36,6 +36,8 @@ async def test_a_disabled_queue_is_left_in_order_and_taken_up_again_where_it_was
         tasks.create_task(worker.run())
         await begun.wait()
         await set_value(app.database, "queue_enabled", "false", actor="test")
+        # Between two claims all are pending, too: only behind its next look the worker knows.
+        await asyncio.sleep(5 * OPTIONS.look_seconds)
         while {row[1] for row in await audit.live_items(app)} != {"pending"}:
             await asyncio.sleep(0.01)
         stored, calls = len(await stored_vectors(app, pipeline)), provider.stats()["calls"]
