@@ -31,7 +31,8 @@ bench: $(VENV)/.dev
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.queue --install
 
-# The long form of the crash tests: a hundred kills of everything, two hundred faults of every kind.
+# The long form of the crash tests: a hundred kills of everything and of those who keep tables embedded, two hundred
+# faults of every kind.
 crash: $(VENV)/.dev
 	EMBEDMILL_TEST_KILLS=100 EMBEDMILL_TEST_FAULTS=200 $(BIN)/python -m pytest -q tests/crash
 

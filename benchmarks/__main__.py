@@ -22,6 +22,8 @@ ALL = (
     "ratelimit",
     "starvation",
     "uploads",
+    "trigger_cost",
+    "backfill",
 )
 
 

@@ -81,7 +81,9 @@ def _least_roles(source: Path) -> dict[tuple[str, str], str]:
             for dependency in route.dependant.dependencies:
                 least = inspect.getclosurevars(dependency.call).nonlocals.get("least")
                 if least is not None:
-                    roles |= {(method, f"{_PREFIX}{route.path}"): least.value for method in route.methods}
+                    roles |= {
+                        (method, f"{_PREFIX}{route.path_format}"): least.value for method in route.methods
+                    }
     return roles
 
 

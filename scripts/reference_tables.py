@@ -32,7 +32,7 @@ _CONSTRAINT = re.compile(r"^\s*(CHECK|UNIQUE|PRIMARY KEY|FOREIGN KEY|CONSTRAINT)
 _ACTION = re.compile(r"^(ADD|ALTER|ATTACH|DETACH|DROP|ENABLE|FORCE|OWNER|RENAME|SET)\b")
 _HARMLESS = re.compile(
     r"^(ADD (FOREIGN KEY|CONSTRAINT|CHECK|UNIQUE)|SET \(|ENABLE |FORCE |DROP CONSTRAINT|"
-    r"ALTER COLUMN \w+ DROP NOT NULL)"
+    r"ALTER COLUMN \w+ (DROP NOT NULL|SET NOT NULL|SET STORAGE)|ADD PRIMARY KEY)"
 )
 
 
@@ -139,7 +139,7 @@ def _made_while_running(
 ) -> list[str]:
     """The view of a pipeline and the table of a generation: their SQL stands in a function, as text for format()."""
     text = "".join(text for _, text in functions)
-    statement = "".join(re.findall(r"'([^']*)'", text[text.index("'CREATE VIEW embedmill.%I") :])[:12])
+    statement = "".join(re.findall(r"'([^']*)'", text[text.index("'VIEW embedmill.%I WITH") :])[:12])
     selected = statement[statement.index("SELECT ") + 7 : statement.index(" FROM ")].split(",")
     columns = {
         f"{alias}.{column.name}": (name, column)
@@ -177,6 +177,14 @@ def _made_while_running(
         "  JOIN embedmill.embeddings_default p USING (chunk_id)",
         " ORDER BY nearest.distance;",
         "```",
+        "",
+        "Where a table source has its vectors in a column of its own, `embedding` is NULL here: it is in the row.",
+        "",
+        "### TABLE_embedded",
+        "",
+        "A view for each table source, `public_jobs_embedded` of `public.jobs`: the table's own columns, and",
+        "`embedmill_chunk_id`, `embedmill_ordinal`, `embedmill_chunk`, `embedmill_embedding`, a row for each chunk",
+        "([how to use it](../how-to/use-with-an-orm.md)). It stands on a function, `source_rows_ID`.",
         "",
     ]
 

@@ -1,4 +1,6 @@
-"""Fixtures that every test may ask for: real databases on a real server (tests/support/postgres.py).
+"""Fixtures that every test may ask for: real databases on a real server (tests/support/postgres.py), the app or the
+whole service on one of them, and the stand-in provider. A folder or a module that needs another `pipeline`, or a
+provider with other options, says so by a fixture of the same name.
 
 EMBEDMILL_TEST_DATABASE_URL runs the whole suite on one's own server: the URL of a database whose role may
 create databases and the extension pgvector.
@@ -10,14 +12,22 @@ import importlib.util
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from embedmill.app import App
 from embedmill.database import embedded
-from tests.support.postgres import TestServer, own_postgres, shared_server, with_database
+from embedmill.database.pipelines import Pipeline
+from tests.support.postgres import TestServer, own_postgres, servers_folder, shared_server, with_database
+from tests.support.provider import RunningProvider, start_provider
+from tests.support.work import DIMENSIONS, app_on, stand_in_pipeline
+
+if TYPE_CHECKING:
+    from tests.support.serving import Serving
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +36,7 @@ def test_server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     run_id = getattr(request.config, "workerinput", {}).get("testrunuid") or uuid.uuid4().hex
     # Not under pytest's own folder: each pytest that starts shuts that to all other accounts, and where root
     # runs the tests the server is another account.
-    folder = Path(tempfile.gettempdir()) / f"embedmill-test-{run_id[:12]}"
+    folder = servers_folder() / f"embedmill-test-{run_id[:12]}"
     with shared_server(folder, os.environ.get("EMBEDMILL_TEST_DATABASE_URL")) as server:
         yield server
 
@@ -34,7 +44,9 @@ def test_server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """An EMBEDMILL_DATA_DIR of this test's own, not made yet; its server is stopped afterwards."""
-    with tempfile.TemporaryDirectory(prefix="embedmill-data-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="embedmill-data-", dir=servers_folder(), ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder) / "data"
         embedded.stop(Path(folder) / "data")
 
@@ -67,3 +79,48 @@ def postgres16() -> Iterator[str]:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE app")
         yield with_database(url, "app")
+
+
+@pytest.fixture(scope="session")
+def provider_process() -> Iterator[RunningProvider]:
+    """The one stand-in of this test process; what it is told to do lasts until the next reset."""
+    with start_provider(dimensions=DIMENSIONS) as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(provider_process: RunningProvider) -> RunningProvider:
+    """With its default options and counts of nothing."""
+    provider_process.reset(dimensions=DIMENSIONS)
+    return provider_process
+
+
+@pytest.fixture
+async def app(database: str, tmp_path: Path) -> AsyncIterator[App]:
+    async with app_on(database, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+async def service(database: str, tmp_path: Path) -> AsyncIterator[Serving]:
+    from tests.support.serving import serving  # takes a second, which only these two should cost
+
+    async with serving(database, tmp_path / "data") as one:
+        yield one
+
+
+@pytest.fixture
+async def idle_service(database: str, tmp_path: Path) -> AsyncIterator[Serving]:
+    """A service without workers."""
+    from tests.support.serving import serving
+
+    async with serving(database, tmp_path / "data", works=False) as one:
+        yield one
+
+
+@pytest.fixture
+async def pipeline(app: App, provider: RunningProvider) -> Pipeline:
+    """`standin`, on the stand-in; ten inputs a call."""
+    return await stand_in_pipeline(
+        app, provider.base_url, dimensions=DIMENSIONS, max_inputs_per_call=10, timeout_seconds=2.0
+    )

@@ -7,7 +7,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from embedmill.database.migrator import MigrationReport
     from embedmill.database.pipelines import Pipeline
     from embedmill.database.pool import Database
+    from embedmill.embed.building import GenerationBuilder
+    from embedmill.embed.columns import ColumnWriter
     from embedmill.embed.direct import DirectEmbedder
+    from embedmill.embed.migrating import Migrations, NextGeneration
+    from embedmill.embed.next_spec import Changes
     from embedmill.events import Event
     from embedmill.fleet.events import FleetEvent
     from embedmill.fleet.supervisor import Supervisor
@@ -32,10 +36,13 @@ if TYPE_CHECKING:
     from embedmill.ingest.parse_runner import ParseRunner
     from embedmill.ingest.parsing import ParserPool
     from embedmill.ingest.parsing_protocol import TokenizerSpec
-    from embedmill.ports import EmbeddingProvider, Originals, ProviderSpec, WebhookPoster
+    from embedmill.ports import Cutter, EmbeddingProvider, Originals, ProviderSpec, WebhookPoster
     from embedmill.queue.sharing import Limit
     from embedmill.search.searcher import Searcher
+    from embedmill.sources.auditor import Auditor
+    from embedmill.sources.reader import RecordReader
     from embedmill.worker.loop import Companion, Worker
+    from embedmill.worker.stint import StintBounds, StintReport
 
 _OPENAI_KEYS = ("EMBEDMILL_OPENAI_API_KEY", "OPENAI_API_KEY")
 
@@ -81,16 +88,7 @@ class App:
         from embedmill.queue.sharing import check_shared_key, limits_of_new_pipeline
 
         complete = complete_spec(spec, explicit, models_dir=self.settings.models_dir)
-        provider = self.provider(complete)
-        try:
-            longest = provider.limits.max_tokens_per_input
-        finally:
-            await provider.aclose()
-        if chunk_plan.max_tokens > longest:
-            raise ConfigurationError(
-                f"{complete.model} reads at most {longest} tokens of an input: "
-                f"--chunk-tokens cannot be {chunk_plan.max_tokens}"
-            )
+        await self._assert_chunks_fit(complete, chunk_plan)
         limits = limits_of_new_pipeline(complete, calls_per_minute, tokens_per_minute)
         if quota_key is not None:
             said = calls_per_minute is not None or tokens_per_minute is not None
@@ -110,24 +108,89 @@ class App:
         )
         return await create_pipeline(self.database, await self.tenant_id(), new)
 
+    async def next_generation(
+        self,
+        pipeline: Pipeline,
+        changes: Changes,
+        *,
+        price_per_million_tokens: Decimal | None,
+        budget_usd: Decimal | None,
+    ) -> NextGeneration:
+        """What a pipeline is to become, filled in as a new pipeline is; raises ConfigurationError as
+        `create_pipeline`. The price of the same model stays, where none is given."""
+        from embedmill.adapters.prices import published_price
+        from embedmill.adapters.providers.completion import complete_spec
+        from embedmill.embed.migrating import NextGeneration
+        from embedmill.embed.next_spec import next_plan, next_spec
+
+        live = pipeline.generation.spec
+        spec, explicit = next_spec(live, changes)
+        complete = complete_spec(spec, explicit, models_dir=self.settings.models_dir)
+        plan = next_plan(pipeline.chunk_plan, changes)
+        await self._assert_chunks_fit(complete, plan)
+        price = price_per_million_tokens
+        if price is None:
+            is_same = (complete.provider, complete.model) == (live.provider, live.model)
+            price = pipeline.price_per_million_tokens if is_same else published_price(complete)
+        return NextGeneration(
+            complete, changes.storage or pipeline.generation.storage, plan, price, budget_usd
+        )
+
+    async def _assert_chunks_fit(self, spec: ProviderSpec, plan: ChunkPlan) -> None:
+        provider = self.provider(spec)
+        try:
+            longest = provider.limits.max_tokens_per_input
+        finally:
+            await provider.aclose()
+        if plan.max_tokens > longest:
+            raise ConfigurationError(
+                f"{spec.model} reads at most {longest} tokens of an input: "
+                f"--chunk-tokens cannot be {plan.max_tokens}"
+            )
+
+    def migrations(self, pipeline: Pipeline, *, actor: str | None = None) -> Migrations:
+        """The generations of a pipeline; `actor` is who the audit log names."""
+        from embedmill.embed.migrating import Migrations
+
+        return Migrations(self.database, pipeline, actor=actor)
+
+    def generation_builder(
+        self, *, pipeline_id: int | None = None, poll_seconds: float = 1.0
+    ) -> GenerationBuilder:
+        """Goes on with what is being built, of one pipeline or of all."""
+        from embedmill.embed.building import GenerationBuilder
+
+        return GenerationBuilder(
+            self.database, self.cutter(), pipeline_id=pipeline_id, poll_seconds=poll_seconds
+        )
+
     def provider(self, spec: ProviderSpec) -> EmbeddingProvider:
         return build_provider(self.settings, spec)
 
     def searcher(self, pipeline: Pipeline, provider: EmbeddingProvider | None) -> Searcher:
         from embedmill.search.searcher import Searcher
 
-        return Searcher(self.database, pipeline, provider)
+        return Searcher(self.database, pipeline, provider, build_provider=self.provider)
 
     def worker(
         self, *, on_event: Callable[[Event], None] = lambda event: None, parses: bool = False
     ) -> Worker:
-        """A worker of this process; one that `parses` also works off the jobs that wait for a parser."""
+        """A worker of this process; one that `parses` also works off the jobs that wait for a parser, reads the
+        sources of records, and goes on with generations that are being built."""
         from embedmill.worker.loop import Worker, WorkerOptions
 
         options = WorkerOptions(calls_in_flight=self.settings.calls_in_flight)
 
-        def companions(worker_id: UUID) -> list[ParseRunner]:
-            return [self.parse_runner(worker_id)] if parses and has_service_parts() else []
+        def companions(worker_id: UUID) -> list[Companion]:
+            if not parses:
+                return []
+            always: list[Companion] = [
+                self.record_reader(worker_id),
+                self.generation_builder(),
+                self.column_writer(),
+                self.auditor(),
+            ]
+            return [*always, self.parse_runner(worker_id)] if has_service_parts() else always
 
         return Worker(self.database, self.provider, options, on_event=on_event, companions=companions)
 
@@ -153,6 +216,38 @@ class App:
             max_file_bytes=self.settings.max_file_bytes,
             jobs_at_once=self.settings.parser_processes,
         )
+
+    def record_reader(self, worker_id: UUID, *, source_ids: Sequence[int] | None = None) -> RecordReader:
+        """Reads what has changed in tables and shard feeds, and their backfills, in the name of a worker."""
+        from embedmill.sources.reader import RecordReader
+
+        return RecordReader(self.database, self.cutter(), worker_id=worker_id, source_ids=source_ids)
+
+    def auditor(self) -> Auditor:
+        """Carries out audits that were ordered or are due."""
+        from embedmill.sources.auditor import Auditor
+
+        return Auditor(self.database)
+
+    def cutter(self) -> Cutter:
+        """Cuts texts in limited processes of its own, until it is closed."""
+        from embedmill.ingest.cutting import PoolCutter
+
+        return PoolCutter(self.parsers(), self.tokenizer, self.longest_input)
+
+    async def longest_input(self, spec: ProviderSpec) -> int:
+        """How many tokens the model reads of one input."""
+        provider = self.provider(spec)
+        try:
+            return provider.limits.max_tokens_per_input
+        finally:
+            await provider.aclose()
+
+    def column_writer(self) -> ColumnWriter:
+        """Brings vectors into columns of users' tables that did not take them at once."""
+        from embedmill.embed.columns import ColumnWriter
+
+        return ColumnWriter(self.database)
 
     def tokenizer(self, spec: ProviderSpec) -> TokenizerSpec:
         """How the parsing process counts the tokens of a model."""
@@ -210,7 +305,7 @@ class App:
             pipeline,
             parsers,
             Storing(self.database, pipeline, batch_id=batch_id, priority=priority),
-            tokenizer=self.tokenizer(pipeline.generation.spec),
+            tokenizer=self.tokenizer,
             max_file_bytes=self.settings.max_file_bytes,
             files_at_once=2 * self.settings.parser_processes,
             embed_directly=embed_directly,
@@ -223,6 +318,7 @@ class ServiceApp:
 
     def __init__(self, settings: Settings, database: Database, operator: Database, pepper: bytes) -> None:
         from embedmill.webhooks.signing import WebhookSecrets
+        from embedmill.worker.stints import Stints
 
         self.settings = settings
         self.database = database
@@ -233,6 +329,7 @@ class ServiceApp:
         self.webhook_secrets = WebhookSecrets(pepper)
         self.stopping = asyncio.Event()
         """Set when the service begins to stop: streams end."""
+        self.stints = Stints()
         self._providers: dict[str, EmbeddingProvider] = {}
         self._originals_state = "ok"
         self._checked_at = float("-inf")
@@ -269,7 +366,8 @@ class ServiceApp:
         """For one pipeline of a tenant's. Providers are kept: their connections and models are warm."""
         from embedmill.search.searcher import Searcher
 
-        return Searcher(database, pipeline, self._provider(pipeline.generation.spec) if by_vector else None)
+        provider = self._provider(pipeline.generation.spec) if by_vector else None
+        return Searcher(database, pipeline, provider, build_provider=self._provider)
 
     def _provider(self, spec: ProviderSpec) -> EmbeddingProvider:
         key = repr(spec)
@@ -277,7 +375,30 @@ class ServiceApp:
             self._providers[key] = build_provider(self.settings, spec)
         return self._providers[key]
 
+    async def process_queue(self, tenant_id: int, bounds: StintBounds) -> StintReport:
+        """Read and embed so much of a tenant's, in this process; it ends early, in order, when the service stops.
+        Raises ConflictError where that tenant has one at work here."""
+        return await self.stints.run(tenant_id, lambda: self._work_for(tenant_id, bounds))
+
+    async def _work_for(self, tenant_id: int, bounds: StintBounds) -> StintReport:
+        from embedmill.database.pool import Database
+        from embedmill.worker.stint import CALLS_IN_FLIGHT, Stint
+
+        async with Database(self.operator.url, max_connections=CALLS_IN_FLIGHT + 4) as database:
+            app = App(self.settings, database)
+            stint = Stint(
+                database,
+                tenant_id,
+                bounds,
+                build_provider=app.provider,
+                cutter=app.cutter,
+                until=self.stopping,
+            )
+            return await stint.run()
+
     async def aclose(self) -> None:
+        self.stopping.set()
+        await self.stints.settle()
         for provider in self._providers.values():
             await provider.aclose()
 

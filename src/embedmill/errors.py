@@ -64,7 +64,7 @@ class DocumentError(EmbedmillError):
     """A document that cannot be turned into chunks.
 
     `reason` is a stable, machine-readable word (`encrypted`, `corrupt`, `empty`, `too_large`,
-    `unsupported`, `no_text`, `timeout`, `memory`, `unreadable`); the message is for a person.
+    `too_long`, `unsupported`, `no_text`, `timeout`, `memory`, `unreadable`); the message is for a person.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedmill.core.documents import ParsedDocument
+from embedmill.core.documents import Chunk, ChunkPlan, ParsedDocument
+from embedmill.errors import DocumentError
 
 Vectors = NDArray[np.float32]
 """Shape (inputs, dimensions), float32, C-contiguous."""
@@ -88,6 +89,33 @@ class Parser(Protocol):
     def parse(self, path: str, media_type: str) -> ParsedDocument:
         """Raises DocumentError with its reason when the file cannot be read as text."""
         ...
+
+
+class CutDocument(msgspec.Struct, frozen=True):
+    """A text as it is stored, and its chunks by one plan."""
+
+    document: ParsedDocument
+    chunks: tuple[Chunk, ...]
+
+
+@runtime_checkable
+class Cutter(Protocol):
+    """Cuts texts that need no parsing: rows, shards, what was parsed before. Runs in the limited process."""
+
+    async def cut(
+        self, documents: Sequence[ParsedDocument], plan: ChunkPlan, spec: ProviderSpec
+    ) -> list[CutDocument | DocumentError]:
+        """For each text, in order, its chunks as the model of `spec` counts tokens, or why there are none
+        (`empty`, `too_large`, ...): no text costs its neighbours anything. Raises ConfigurationError where a
+        part is missing and nothing could be cut."""
+        ...
+
+    async def whole_plan(self, spec: ProviderSpec) -> ChunkPlan:
+        """One chunk of all of a text, as long as the model reads; longer texts are refused as `too_long`. Raises
+        ConfigurationError where the model is not there."""
+        ...
+
+    async def aclose(self) -> None: ...
 
 
 def original_key(tenant_id: int, job_id: UUID) -> str:

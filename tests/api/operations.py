@@ -33,7 +33,18 @@ LEAST_ROLE: dict[str, str | None] = {
     "GET /api/v1/embedding-jobs": "reader",
     "GET /api/v1/embedding-jobs/stats": "reader",
     "GET /api/v1/embedding-jobs/{id}": "reader",
+    "GET /api/v1/shards": "reader",
+    "GET /api/v1/shards/{shardTypeId}": "reader",
+    "PUT /api/v1/shards/{shardTypeId}": "writer",
+    "DELETE /api/v1/shards/{shardTypeId}": "admin",
+    "GET /api/v1/shards/{shardTypeId}/{shardId}": "reader",
+    "PUT /api/v1/shards/{shardTypeId}/{shardId}": "writer",
+    "DELETE /api/v1/shards/{shardTypeId}/{shardId}": "writer",
+    "POST /api/v1/shards:batch": "writer",
     "POST /api/v1/search": "reader",
+    "GET /api/v1/coverage": "reader",
+    "GET /api/v1/activity": "reader",
+    "POST /api/v1/process-embedding-queue": "writer",
     "GET /api/v1/usage": "reader",
     "GET /api/v1/budget": "reader",
     "PUT /api/v1/budget": "admin",
@@ -49,13 +60,17 @@ LEAST_ROLE: dict[str, str | None] = {
     "POST /api/v1/webhooks/{webhookId}/test": "admin",
     "GET /api/v1/webhooks/{webhookId}/deliveries": "reader",
     "POST /api/v1/webhooks/{webhookId}/deliveries/{deliveryId}/redeliver": "admin",
+    "GET /api/v1/audits": "reader",
+    "POST /api/v1/audits": "admin",
     "GET /api/v1/whoami": "reader",
     "GET /api/v1/keys": "admin",
     "POST /api/v1/keys": "admin",
     "DELETE /api/v1/keys/{keyId}": "admin",
 }
-STREAMS = {operation for operation in LEAST_ROLE if operation.endswith("/events")}
-"""They do not end: tested by themselves."""
+STREAMS = {operation for operation in LEAST_ROLE if operation.endswith("/events")} | {
+    "POST /api/v1/process-embedding-queue"
+}
+"""They do not end; the last sweeps for everybody, as each worker does: tested by themselves."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,12 @@ def _paths(path: str, alpha: Tenant, beta: Tenant) -> Iterator[str]:
         for webhook in (alpha.webhook_id, beta.webhook_id):
             yield path.replace("{webhookId}", webhook).replace("{deliveryId}", alpha.delivery_id)
         return
+    if "{shardId}" in path:
+        for shard_type in (alpha.shard_type_id, beta.shard_type_id):
+            yield path.replace("{shardTypeId}", shard_type).replace("{shardId}", alpha.shard_id)
+        return
     things = {
+        "{shardTypeId}": [alpha.shard_type_id],
         "{jobId}": [job["jobId"] for job in alpha.jobs.values()],
         "{batchId}": [alpha.batch_id],
         "{webhookId}": [alpha.webhook_id],
@@ -109,6 +129,10 @@ def _paths(path: str, alpha: Tenant, beta: Tenant) -> Iterator[str]:
 
 
 _SENT: dict[str, list[dict[str, Any]]] = {
+    "PUT /api/v1/shards/{shardTypeId}": [{"json": {"pipeline": "alpha"}}],
+    "PUT /api/v1/shards/{shardTypeId}/{shardId}": [
+        {"json": {"content": "beta's own words", "version": 99}, "params": {"pipeline": "alpha"}}
+    ],
     "PATCH /api/v1/ingestion-jobs/{jobId}": [
         {"json": {"priority": "high"}},
         {"json": {"metadata": {"mine": True}}},
@@ -124,7 +148,7 @@ _SENT: dict[str, list[dict[str, Any]]] = {
 _OK = {
     operation: status
     for operations, status in (
-        (("POST /api/v1/ingestion-jobs",), 202),
+        (("POST /api/v1/ingestion-jobs", "POST /api/v1/audits"), 202),
         (("POST /api/v1/webhooks", "POST /api/v1/keys"), 201),
         (("DELETE /api/v1/budget",), 204),
     )
@@ -133,9 +157,12 @@ _OK = {
     f"GET /api/v1/{name}": 200
     for name in (
         "ingestion-jobs", "embedding-jobs", "embedding-jobs/stats", "usage", "budget", "pipelines", "webhooks",
-        "whoami", "keys",
+        "whoami", "keys", "shards", "audits", "coverage", "activity",
     )
-} | {"GET /healthz": 200, "GET /readyz": 200, "POST /api/v1/search": 200, "PUT /api/v1/budget": 200}  # fmt: skip
+} | {
+    "GET /healthz": 200, "GET /readyz": 200, "POST /api/v1/search": 200, "POST /api/v1/shards:batch": 200,
+    "PUT /api/v1/budget": 200, "POST /api/v1/process-embedding-queue": 200,
+}  # fmt: skip
 
 
 def _collections(alpha: Tenant) -> dict[str, list[dict[str, Any]]]:
@@ -183,11 +210,26 @@ def _collections(alpha: Tenant) -> dict[str, list[dict[str, Any]]]:
             search(pipeline="held"),
             search(pipeline="alpha") | {"expected": 404},
         ],
+        "POST /api/v1/shards:batch": [
+            {
+                "json": {"shards": [{"shardTypeId": alpha.shard_type_id, "shardId": alpha.shard_id, **each}]},
+                "params": {"pipeline": "standin"},
+            }
+            for each in (
+                {"content": "beta's own words", "version": 99},
+                {"operation": "delete", "version": 100},
+            )
+        ],
         "GET /api/v1/usage": [
             *(asked(by=by) for by in ("usage_type", "model", "pipeline", "day", "user", "session")),
         ],
         "PUT /api/v1/budget": [{"json": {"limitUsd": 50}}],
         "POST /api/v1/keys": [{"json": {"name": "another", "role": "admin"}}],
+        "POST /api/v1/audits": [
+            {"json": {}},
+            {"json": {"source": "upload"}, "expected": 404},
+            {"json": {"pipeline": "alpha"}, "expected": 404},
+        ],
         "POST /api/v1/webhooks": [{"json": {"url": "http://127.0.0.1:64999/beta"}}],
         "POST /api/v1/ingestion-jobs": [
             upload("a.txt", b"beta's own words", sourceId="alpha-completed"),

@@ -16,15 +16,8 @@ from embedmill.access.keys import Role, create_key, revoke_key
 from embedmill.api.server import listen
 from embedmill.app import open_service
 from embedmill.errors import ConfigurationError
-from embedmill.logs import configure_logs
 from embedmill.settings import Settings
 from tests.support.serving import Serving, serving
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    """Unconfigured, an error is logged with all that stands in its frames, which takes minutes."""
-    configure_logs(Settings())
 
 
 async def get(service: Serving, path: str = "/whoami", **headers: str) -> httpx2.Response:

@@ -20,14 +20,11 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi import checks
 
-from embedmill.logs import configure_logs
-from embedmill.settings import Settings
 from tests.api.operations import LEAST_ROLE, STREAMS
-from tests.api.two_tenants import Secrets, Tenant, TwoTenants, seeded, two
+from tests.api.two_tenants import Secrets, Tenant, TwoTenants
 from tests.support.serving import serving
 
-__all__ = ["seeded", "two"]
-EXAMPLES = int(os.environ.get("EMBEDMILL_TEST_ATTACK_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("EMBEDMILL_TEST_ATTACK_EXAMPLES", "8"))
 SEED = int(os.environ.get("EMBEDMILL_TEST_ATTACK_SEED", "1"))
 FAR = (
     "Traceback",
@@ -81,12 +78,6 @@ class Attacked:
             self.address = one.address
             self._began.set_result(None)
             await self._ended.wait()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    """Unconfigured, an error is logged with all that stands in its frames, which takes minutes."""
-    configure_logs(Settings())
 
 
 @pytest.fixture

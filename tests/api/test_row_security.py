@@ -3,6 +3,7 @@ rows; and nobody else's can be read, written or asked for by any table, view or 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,9 +16,11 @@ from embedmill.app import App, open_app
 from embedmill.ingest.jobs import JobFilter, Jobs
 from embedmill.settings import Settings
 from tests.api.row_security import faults_of_protection, readable, seen_of_alpha
-from tests.api.two_tenants import ALPHA, BETA, TwoTenants, login, seeded, two
+from tests.api.two_tenants import ALPHA, BETA, TwoTenants
+from tests.api.two_tenants_making import login
+from tests.support.columns import JOBS, add_column_source, insert_jobs, working
+from tests.support.work import DIMENSIONS
 
-__all__ = ["seeded", "two"]
 SERVICE, READER = "embedmill_service", "embedmill_reader"
 REFUSED = psycopg.errors.InsufficientPrivilege
 
@@ -48,6 +51,17 @@ def act_for(connection: psycopg.Connection[Any], tenant_id: int) -> None:
 def claim(connection: psycopg.Connection[Any], claims: str) -> None:
     """As PostgREST does it, once for each request."""
     connection.execute("SELECT set_config('request.jwt.claims', %s, true)", (claims,))
+
+
+def definers_of(connection: psycopg.Connection[Any]) -> dict[str, tuple[list[str], list[str]]]:
+    """The functions that run as their owner: their settings, and who may call them."""
+    return {
+        row[0]: (row[1], row[2])
+        for row in connection.execute(
+            "SELECT proname, proconfig, proacl::text[] FROM pg_proc "
+            "WHERE pronamespace = 'embedmill'::regnamespace AND prosecdef"
+        )
+    }
 
 
 def slugs(connection: psycopg.Connection[Any]) -> list[str]:
@@ -182,7 +196,7 @@ def test_vectors_of_another_tenant_are_neither_read_nor_written(
     vectors = "embedmill.vectors_900000001"
     with service.transaction():
         act_for(service, ids[ALPHA])
-        assert service.execute(f"SELECT count(*) FROM {vectors}").fetchone() == (1,)
+        assert service.execute(f"SELECT count(*) FROM {vectors}").fetchone() == (2,)
     with service.transaction():
         act_for(service, ids[BETA])
         assert service.execute(f"SELECT count(*) FROM {vectors}").fetchone() == (0,)
@@ -227,17 +241,15 @@ def test_claims_of_a_checked_token_name_the_tenant(seeded: TwoTenants) -> None:
 
 
 def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
-    """The one that runs as the owner gives away whose key this is, and to the service only."""
+    """Of those that run as the owner, one gives away whose key this is, and to the service only."""
     ids = tenant_ids(seeded)
     with psycopg.connect(seeded.admin_url) as admin:
-        definers = admin.execute(
-            "SELECT proname, proconfig::text, proacl::text FROM pg_proc "
-            "WHERE pronamespace = 'embedmill'::regnamespace AND prosecdef"
-        ).fetchall()
-    ((name, settings, rights),) = definers
-    assert (name, settings) == ("authenticate_key", '{"search_path=pg_catalog, pg_temp"}')
-    assert "{=X" not in rights
-    assert ",=X" not in rights
+        definers = definers_of(admin)
+    assert set(definers) == {"authenticate_key", "search_columns"}
+    for name, (settings, rights) in definers.items():
+        assert settings == ["search_path=pg_catalog, pg_temp"], name
+        assert not any(right.startswith("=") for right in rights), name
+    assert not any(right.startswith(READER) for right in definers["authenticate_key"][1])
     job = seeded.alpha.jobs["completed"]["jobId"]
     with login(seeded.admin_url, READER) as url, psycopg.connect(url) as connection, pytest.raises(REFUSED):
         connection.execute("SELECT * FROM embedmill.authenticate_key('\\x00')")
@@ -253,6 +265,52 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
             (0, 0, 0, None),
             None,
         }
+
+
+async def test_vectors_in_a_column_of_one_tenant_are_found_by_no_other(two: TwoTenants) -> None:
+    """search_columns reads users' tables with the rights of the owner, for the tenant whose generation it is."""
+    ids = tenant_ids(two)
+    settings = Settings(database_url=two.url, data_dir=two.folder, tenant=ALPHA)
+    owner = sql.Identifier(urlsplit(two.url).username or "")
+    async with (
+        open_app(settings, two.url) as app,
+        await psycopg.AsyncConnection.connect(two.admin_url, autocommit=True) as user,
+    ):
+        await user.execute(JOBS)
+        grant = "GRANT SELECT, TRIGGER, UPDATE (embedding) ON public.jobs TO {}"
+        await user.execute(sql.SQL(grant).format(owner))
+        await insert_jobs(user, "alpha's miller", "alpha's baker")
+        numbers = str([1.0] * DIMENSIONS)
+        await user.execute("UPDATE public.jobs SET embedding = %s", (numbers,))
+        pipeline = await app.pipeline("standin")
+        source = await add_column_source(app, pipeline, adopts=True)
+        async with asyncio.timeout(60), working(app):
+            while await app.database.fetch("SELECT count(*) FROM embedmill.vectors_900000001") != [(4,)]:
+                await asyncio.sleep(0.02)
+    query = "SELECT count(*) FROM embedmill.search_columns(900000001, %s, 10)"
+
+    def found_by(connection: psycopg.Connection[Any]) -> int:
+        row = connection.execute(query, (numbers,)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    for role in (SERVICE, READER):
+        with login(two.admin_url, role) as url, psycopg.connect(url) as connection:
+            assert found_by(connection) == 0
+            for slug, expected in ((ALPHA, 2), (BETA, 0)):
+                with connection.transaction(force_rollback=True):
+                    act_for(connection, ids[slug])
+                    assert found_by(connection) == expected, (role, slug)
+                with connection.transaction(force_rollback=True):
+                    claim(connection, f'{{"app_metadata": {{"tenant_id": {ids[slug]}}}}}')
+                    assert found_by(connection) == expected, (role, slug)
+            with pytest.raises(REFUSED), connection.transaction():
+                connection.execute("SELECT embedding FROM public.jobs")
+    with psycopg.connect(two.admin_url) as admin:
+        assert faults_of_protection(admin) == []
+        searching, rights = definers_of(admin)[f"record_source_{source}"]
+        assert searching[:2] == ["search_path=pg_catalog, pg_temp", "row_security=on"]
+        assert not any(right.startswith(("=", SERVICE, READER)) for right in rights)
 
 
 def test_neither_role_can_rise_above_itself(two: TwoTenants) -> None:

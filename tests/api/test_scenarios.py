@@ -10,11 +10,10 @@ import pytest
 from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline
 from embedmill.queue.config import set_value
-from tests.api.conftest import DIMENSIONS
 from tests.support.prose import paragraphs
 from tests.support.provider import RunningProvider
 from tests.support.serving import Serving
-from tests.support.work import missing_chunks, stand_in_pipeline
+from tests.support.work import DIMENSIONS, missing_chunks, stand_in_pipeline
 
 CHUNKS = 1000
 

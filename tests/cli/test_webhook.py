@@ -42,7 +42,7 @@ class Receiver:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     one = Receiver()
-    thread = threading.Thread(target=one.server.serve_forever)
+    thread = threading.Thread(target=one.server.serve_forever, args=(0.01,))
     thread.start()
     yield one
     one.server.shutdown()

@@ -1,45 +1,16 @@
-"""A service on a fresh database, and clients of it; the blocking client runs in a thread beside the service."""
+"""Clients of the service; the blocking one runs in a thread beside it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from embedmill import AsyncClient, Client
 from embedmill.database.pipelines import Pipeline
-from tests.support.provider import RunningProvider, start_provider
-from tests.support.serving import Serving, serving
-from tests.support.work import stand_in_pipeline
-
-DIMENSIONS = 16
-
-
-@pytest.fixture(scope="session")
-def provider_process() -> Iterator[RunningProvider]:
-    with start_provider(dimensions=DIMENSIONS) as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(provider_process: RunningProvider) -> RunningProvider:
-    """With its default options and counts of nothing."""
-    provider_process.reset(dimensions=DIMENSIONS)
-    return provider_process
-
-
-@pytest.fixture
-async def service(database: str, tmp_path: Path) -> AsyncIterator[Serving]:
-    async with serving(database, tmp_path / "data") as one:
-        yield one
-
-
-@pytest.fixture
-async def idle_service(database: str, tmp_path: Path) -> AsyncIterator[Serving]:
-    """A service without workers."""
-    async with serving(database, tmp_path / "data", works=False) as one:
-        yield one
+from tests.support.provider import RunningProvider
+from tests.support.serving import Serving
+from tests.support.work import DIMENSIONS, stand_in_pipeline
 
 
 @pytest.fixture
@@ -50,6 +21,7 @@ async def pipeline(service: Serving, provider: RunningProvider) -> Pipeline:
         provider.base_url,
         dimensions=DIMENSIONS,
         max_inputs_per_call=10,
+        timeout_seconds=2.0,
         price_per_million_tokens=1,
     )
 

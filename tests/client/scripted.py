@@ -83,7 +83,8 @@ def scripted(*script: Says, otherwise: Says = Says(500)) -> Iterator[Scripted]:
     server.daemon_threads = True
     one = Scripted(f"http://127.0.0.1:{server.server_address[1]}", otherwise)
     one.script.extend(script)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # By itself it looks only every half a second whether it shall end.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield one

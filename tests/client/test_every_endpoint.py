@@ -18,7 +18,16 @@ from embedmill.client import AsyncJob, Job
 from embedmill.client.endpoints import ENDPOINTS
 from embedmill.client.errors import Violation
 from embedmill.client.job_facts import Fact, JobFacts
-from embedmill.client.records import access, embedding_jobs, jobs, knowledge, webhooks
+from embedmill.client.records import (
+    access,
+    audits,
+    coverage,
+    embedding_jobs,
+    jobs,
+    knowledge,
+    shards,
+    webhooks,
+)
 from embedmill.client.records.base import Record
 from embedmill.client.uploads import UploadWishes, json_of
 from embedmill.errors import EmbedmillError
@@ -27,7 +36,20 @@ from tests.client.scripted import Says, scripted
 SOME = UUID(int=1)
 # Where the service's own word says too little beside the client's others.
 OTHER_NAMES = {"PipelineOut": "Pipeline", "DeliveryRecord": "Delivery", "TestAnswer": "WebhookTest"}
-REQUESTS = {"JobChange", "NewBudget", "NewKey", "NewWebhook", "WebhookChange", "Query"}
+REQUESTS = {
+    "FeedWishes",
+    "JobChange",
+    "NewAudit",
+    "NewBudget",
+    "NewKey",
+    "NewShard",
+    "NewWebhook",
+    "ProcessRequest",
+    "Query",
+    "ShardBatch",
+    "ShardChange",
+    "WebhookChange",
+}
 WORDS = {"Role", "Mode", "ProblemDetails"}
 
 
@@ -55,12 +77,23 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "wait_for_batch": lambda client: client.wait_for_batch(SOME),
     "batch_events": lambda client: next(client.batch_events(SOME)),
     "events": lambda client: next(client.events()),
+    "put_shard": lambda client: client.put_shard("t", "a/b", "x"),
+    "get_shard": lambda client: client.get_shard("t", "a/b"),
+    "delete_shard": lambda client: client.delete_shard("t", "a/b"),
+    "put_shards": lambda client: client.put_shards([{"shard_type_id": "t", "shard_id": "a", "content": "x"}]),
+    "shard_feeds": lambda client: client.shard_feeds(),
+    "shard_feed": lambda client: client.shard_feed("t"),
+    "put_shard_feed": lambda client: client.put_shard_feed("t"),
+    "remove_shard_feed": lambda client: client.remove_shard_feed("t"),
     "search": lambda client: client.search("x"),
     "pipelines": lambda client: client.pipelines(),
     "pipeline": lambda client: client.pipeline("my pipeline"),
     "embedding_jobs": lambda client: next(client.embedding_jobs()),
     "embedding_job": lambda client: client.embedding_job(7),
     "embedding_job_counts": lambda client: client.embedding_job_counts(),
+    "coverage": lambda client: client.coverage(),
+    "activity": lambda client: client.activity(),
+    "process_queue": lambda client: client.process_queue(),
     "usage": lambda client: client.usage(),
     "budget": lambda client: client.budget(),
     "set_budget": lambda client: client.set_budget(1.0),
@@ -74,6 +107,8 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "test_webhook": lambda client: client.test_webhook(SOME),
     "deliveries": lambda client: next(client.deliveries(SOME)),
     "redeliver": lambda client: client.redeliver(SOME, SOME),
+    "audits": lambda client: client.audits(),
+    "order_audit": lambda client: client.order_audit(),
     "whoami": lambda client: client.whoami(),
     "keys": lambda client: client.keys(),
     "create_key": lambda client: client.create_key("ci", "reader"),
@@ -143,7 +178,7 @@ def template_of(path: str, description: dict[str, Any]) -> str:
 
 def records() -> dict[str, type[msgspec.Struct]]:
     found: dict[str, type[msgspec.Struct]] = {"Violation": Violation}
-    for module in (access, embedding_jobs, jobs, knowledge, webhooks):
+    for module in (access, audits, coverage, embedding_jobs, jobs, knowledge, shards, webhooks):
         found |= {
             name: value
             for name, value in vars(module).items()
@@ -188,6 +223,15 @@ def test_every_wish_of_an_upload_can_be_uttered(description: dict[str, Any]) -> 
             ),
             "Query",
         ),
+        (
+            lambda client: client.put_shard_feed("t", pipeline="p", template="$a", priority="low"),
+            "FeedWishes",
+        ),
+        (lambda client: client.order_audit(source="s", pipeline="p", repair=True), "NewAudit"),
+        (
+            lambda client: client.put_shard("t", "a", "x", fields={}, metadata={}, version=1),
+            "NewShard",
+        ),
         (lambda client: client.set_budget(1.0, period="total"), "NewBudget"),
         (lambda client: client.create_key("n", "reader", expires_in_days=1), "NewKey"),
         (lambda client: client.create_webhook("u", event_types=["job.failed"], description="d"), "NewWebhook"),
@@ -222,6 +266,10 @@ def test_every_query_parameter_can_be_uttered(description: dict[str, Any]) -> No
         "/api/v1/ingestion-jobs": Client.jobs,
         "/api/v1/embedding-jobs": Client.embedding_jobs,
         "/api/v1/embedding-jobs/stats": Client.embedding_job_counts,
+        "/api/v1/shards/{shardTypeId}": Client.shard_feed,
+        "/api/v1/shards/{shardTypeId}/{shardId}": Client.get_shard,
+        "/api/v1/coverage": Client.coverage,
+        "/api/v1/activity": Client.activity,
         "/api/v1/usage": Client.usage,
         "/api/v1/webhooks/{webhookId}/deliveries": Client.deliveries,
         "/api/v1/ingestion-jobs/{jobId}/chunks": Job.chunks,

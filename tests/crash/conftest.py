@@ -1,4 +1,4 @@
-"""A PostgreSQL that may be restarted, the stand-in provider, and a mill on both. Each test has its own database."""
+"""A PostgreSQL that may be restarted, and a mill on it and the stand-in provider. Each test has its own database."""
 
 from __future__ import annotations
 
@@ -7,35 +7,32 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from tests.support.faults.mill import DIMENSIONS, Mill, open_mill
+from tests.support.faults.mill import Mill, open_mill
 from tests.support.faults.postgres import FragileServer
-from tests.support.provider import RunningProvider, start_provider
+from tests.support.postgres import servers_folder
+from tests.support.provider import RunningProvider
+from tests.support.work import DIMENSIONS
 
 
 @pytest.fixture(scope="session")
 def fragile_server() -> Iterator[FragileServer]:
-    with tempfile.TemporaryDirectory(prefix="embedmill-crash-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="embedmill-crash-", dir=servers_folder(), ignore_cleanup_errors=True
+    ) as folder:
         server = FragileServer(Path(folder) / "data")
         yield server
         server.stop()
 
 
-@pytest.fixture(scope="session")
-def provider_process() -> Iterator[RunningProvider]:
-    with start_provider(dimensions=DIMENSIONS) as provider:
-        yield provider
-
-
 @pytest.fixture
 def provider(provider_process: RunningProvider) -> RunningProvider:
-    """With its default options and counts of nothing; a call takes a while."""
+    """A call takes a while."""
     provider_process.reset(dimensions=DIMENSIONS, latency_ms=50)
     return provider_process
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def mill(
     fragile_server: FragileServer, provider: RunningProvider, tmp_path: Path
 ) -> AsyncIterator[Mill]:

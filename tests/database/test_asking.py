@@ -67,13 +67,27 @@ async def test_after_its_schema_changed_it_is_prepared_anew(connection: AskedCon
     await connection.execute("CREATE TABLE things AS SELECT 1 AS id")
     assert await connection.ask("SELECT * FROM things", {}) == [(1,)]
     await connection.execute("ALTER TABLE things ALTER COLUMN id TYPE text")
-    with pytest.raises(psycopg.errors.FeatureNotSupported):
-        await connection.ask("SELECT * FROM things", {})
+    assert await connection.ask("SELECT * FROM things", {}) == [("1",)]
+    await connection.execute("DEALLOCATE ALL")
     assert await connection.ask("SELECT * FROM things", {}) == [("1",)]
     await connection.execute("DEALLOCATE ALL")
     with pytest.raises(psycopg.errors.InvalidSqlStatementName):
-        await connection.ask("SELECT * FROM things", {})
+        async with connection.transaction():  # which is lost: whoever began it must begin anew
+            await connection.ask("SELECT * FROM things", {})
     assert await connection.ask("SELECT * FROM things", {}) == [("1",)]
+
+
+async def test_after_psycopg_has_dropped_all_statements_it_is_prepared_anew(
+    connection: AskedConnection,
+) -> None:
+    for _ in range(7):  # from the sixth time on psycopg has a statement of its own
+        await connection.execute("SELECT 1")
+    assert await connection.ask("SELECT %(n)s::int", {"n": 1}) == [(1,)]
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        async with connection.transaction():
+            await connection.execute("SELECT 1 / 0")
+    await connection.execute("SELECT 2")
+    assert await connection.ask("SELECT %(n)s::int", {"n": 2}) == [(2,)]
 
 
 async def test_what_is_larger_than_the_socket_takes_goes_whole(connection: AskedConnection) -> None:

@@ -1,4 +1,5 @@
-"""A database made before migration 0004, with items waiting and being worked on: it migrates, and work goes on."""
+"""Databases of older versions, with items waiting and being worked on, or with chunks and vectors: they migrate, and
+work goes on."""
 
 from __future__ import annotations
 
@@ -25,22 +26,61 @@ CLAIM = "SELECT id, lease_token FROM embedmill.claim_items(%s, %s, %s, 1000, 100
 FINISH = "SELECT embedmill.finish_items(%s, %s)"
 
 
-def folder_of_before(tmp_path: Path) -> Path:
-    """The SQL of version 3; functions are the current ones, less what needs version 4 to be made."""
+PIPELINE = """
+INSERT INTO embedmill.tenants (slug) VALUES ('default');
+INSERT INTO embedmill.quotas (quota_key) VALUES ('default/old');
+INSERT INTO embedmill.pipelines (tenant_id, name, view_name, chunk_tokens, chunk_overlap, text_search_config,
+                                 price_per_million_tokens, quota_key)
+SELECT id, 'old', 'embeddings_old', 100, 10, 'simple', 5, 'default/old' FROM embedmill.tenants;
+INSERT INTO embedmill.generations (tenant_id, pipeline_id, number, spec, recipe_hash, dimensions, storage)
+SELECT tenant_id, id, 1, '{"provider": "openai", "model": "m", "dimensions": 2}', 'r', 2, 'vector'
+  FROM embedmill.pipelines;
+UPDATE embedmill.pipelines SET current_generation_id = 1;
+INSERT INTO embedmill.coverage_counters (generation_id) VALUES (1);
+CREATE TABLE embedmill.vectors_1 (chunk_id bigint PRIMARY KEY, input_hash bytea NOT NULL, embedding vector(2) NOT NULL);
+CREATE VIEW embedmill.embeddings_old WITH (security_invoker = true) AS
+SELECT c.id AS chunk_id, c.document_id, d.source_type, d.source_id, d.name, d.title,
+       c.ordinal, c.start_offset, c.end_offset, c.place_kind, c.place_first, c.place_last,
+       c.heading_path, c.text, c.token_count, d.metadata, v.input_hash, v.embedding
+  FROM embedmill.knowledge_chunks c
+  JOIN embedmill.knowledge_documents d ON d.id = c.document_id
+  LEFT JOIN embedmill.vectors_1 v ON v.chunk_id = c.id
+ WHERE c.pipeline_id = 1;
+"""
+
+
+def folder_of_before(tmp_path: Path, version: int) -> Path:
+    """The SQL of a version. Of the functions, the current ones that claim and end items; the pipeline is made by hand,
+    as that version made it."""
     shutil.copytree(str(shipped_migrations()), tmp_path / "migrations")
-    shutil.copytree(str(shipped_functions()), tmp_path / "functions")
     for file in (tmp_path / "migrations").glob("*.sql"):
-        if int(file.name[:4]) > 3:
+        if int(file.name[:4]) > version:
             file.unlink()
-    (tmp_path / "functions" / "26_lanes.sql").unlink()
+    (tmp_path / "functions").mkdir()
+    for name in ("10_tenants.sql", "15_config.sql", "30_claiming.sql"):
+        shutil.copy(str(shipped_functions() / name), tmp_path / "functions" / name)
+    (tmp_path / "functions" / "90_pipeline.sql").write_text(PIPELINE)
     return tmp_path
+
+
+def older(url: str, tmp_path: Path, version: int) -> psycopg.Connection[tuple[Any, ...]]:
+    folder = folder_of_before(tmp_path, version)
+    connection = psycopg.connect(url, autocommit=True)
+    migrate(connection, folder / "migrations", folder / "functions")
+    return connection
 
 
 @pytest.fixture
 def before(empty_database: str, tmp_path: Path) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    folder = folder_of_before(tmp_path)
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        migrate(connection, folder / "migrations", folder / "functions")
+    """Of version 3."""
+    with older(empty_database, tmp_path, 3) as connection:
+        yield connection
+
+
+@pytest.fixture
+def before_records(empty_database: str, tmp_path: Path) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Of version 4."""
+    with older(empty_database, tmp_path, 4) as connection:
         yield connection
 
 
@@ -96,3 +136,46 @@ def test_the_new_check_refuses_what_the_old_one_refused(
         with pytest.raises(psycopg.errors.CheckViolation, match="embedding_queue_check"):
             before.execute(f"UPDATE embedmill.embedding_queue SET {change}".encode())
         migrate(before)
+
+
+CHUNKS = """
+INSERT INTO embedmill.knowledge_documents (tenant_id, pipeline_id, source_type, source_id, name, chunk_count)
+SELECT 1, 1, 'file', n::text, n::text, 2 FROM generate_series(1, 3) AS n;
+INSERT INTO embedmill.knowledge_document_texts (document_id, tenant_id, text)
+SELECT id, 1, 'one two' FROM embedmill.knowledge_documents;
+INSERT INTO embedmill.knowledge_chunks (tenant_id, pipeline_id, document_id, ordinal, start_offset, end_offset,
+                                        token_count, text_config, content_hash, place_kind, place_first, place_last,
+                                        text)
+SELECT 1, 1, d.id, n, 4 * n, 4 * n + 3, 3, 'simple', 'x', 'page', n::text, n::text, substr('one two', 4 * n + 1, 3)
+  FROM embedmill.knowledge_documents d, generate_series(0, 1) AS n;
+INSERT INTO embedmill.vectors_1 SELECT id, 'x', '[1,2]' FROM embedmill.knowledge_chunks WHERE ordinal = 0;
+UPDATE embedmill.coverage_counters SET chunks = 6, embedded = 3;
+"""
+
+
+def test_chunks_of_before_are_those_of_the_first_plan_and_a_next_generation_can_be_made(
+    before_records: psycopg.Connection[tuple[Any, ...]],
+) -> None:
+    connection = before_records
+    connection.execute(CHUNKS)
+    assert "0005_records.sql" in migrate(connection).applied
+    plans = "SELECT id, chunk_set, chunk_tokens, chunk_overlap, price_per_million_tokens FROM embedmill.generations"
+    assert connection.execute(plans).fetchall() == [(1, 1, 100, 10, 5)]
+    counters = "SELECT generation_id, record_source_id, chunks, embedded FROM embedmill.coverage_counters ORDER BY 1, 2"
+    assert connection.execute(counters).fetchall() == [(1, 0, 6, 3)]
+
+    make = "SELECT embedmill.start_build(1, '{\"model\": \"n\"}', 3, 'vector', %s, 0, NULL, NULL)"
+    assert connection.execute(make, (100 // 2,)).fetchall() == [(2,)]
+    assert connection.execute("SELECT embedmill.build_step(2, 100, 100)").fetchall() == [("walked",)]
+    stale = connection.execute(
+        "SELECT chunk_places, body FROM embedmill.stale_documents(1, 2, 10)"
+    ).fetchall()
+    assert stale == [('[["page", "0", "0", 0, 3], ["page", "1", "1", 4, 7]]', "one two")] * 3
+    connection.execute(
+        "INSERT INTO embedmill.knowledge_chunks (tenant_id, pipeline_id, document_id, chunk_set, ordinal, "
+        "    start_offset, end_offset, token_count, text_config, content_hash, text) "
+        "VALUES (1, 1, 1, 2, 0, 0, 7, 4, 'simple', 'y', 'one two')"
+    )
+    assert connection.execute(counters).fetchall() == [(1, 0, 6, 3), (2, 0, 1, 0)]
+    seen = connection.execute("SELECT count(*), count(embedding) FROM embedmill.embeddings_old")
+    assert seen.fetchall() == [(6, 3)], "the view shows the chunks of its own plan only"

@@ -26,7 +26,7 @@ from tests.embed.desk import Run
 from tests.support import audit
 from tests.support.provider import RunningProvider
 from tests.support.queue_rows import register_worker
-from tests.support.work import add_document, missing_chunks, stored_vectors
+from tests.support.work import add_document, missing_chunks, set_price, stored_vectors
 
 STATEMENTS = 10  # of one call, as before there were budgets and cancelling
 TOKEN_USD = Decimal("0.001")  # a thousand dollars for a million: one token is a tenth of a cent
@@ -34,9 +34,7 @@ TOKEN_USD = Decimal("0.001")  # a thousand dollars for a million: one token is a
 
 @pytest_asyncio.fixture
 async def priced(app: App, pipeline: Pipeline) -> Pipeline:
-    await app.database.fetch(
-        "UPDATE embedmill.pipelines SET price_per_million_tokens = 1000 WHERE id = %s", (pipeline.id,)
-    )
+    await set_price(app, 1000)
     return await pipeline_of_generation(app.database, pipeline.generation.id)
 
 
@@ -246,7 +244,7 @@ async def test_without_a_budget_a_call_costs_not_one_statement_more(
 async def test_where_a_call_costs_nothing_or_nobody_knows_what_a_budget_does_not_stop_it(
     app: App, pipeline: Pipeline, provider: RunningProvider, price: int | None
 ) -> None:
-    await app.database.fetch("UPDATE embedmill.pipelines SET price_per_million_tokens = %s", (price,))
+    await set_price(app, price)
     chosen = await pipeline_of_generation(app.database, pipeline.generation.id)
     await set_tenant_budget(app.database, chosen.tenant_id, 0)
     launched = await add_document(app, chosen, "doc", ["one", "two"])

@@ -15,10 +15,15 @@ from embedmill.events import CallFailed, ChunkRefused, Event, VectorsReused
 from embedmill.ingest.progress import coverage, is_settled
 from embedmill.ingest.storing import Launched
 from embedmill.queue.config import set_value
-from tests.embed.conftest import DIMENSIONS
 from tests.support import audit
 from tests.support.provider import RunningProvider, vector_for
-from tests.support.work import add_document, missing_chunks, run_worker_until_settled, stored_vectors
+from tests.support.work import (
+    DIMENSIONS,
+    add_document,
+    missing_chunks,
+    run_worker_until_settled,
+    stored_vectors,
+)
 
 REFUSE = """
 CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -231,7 +231,10 @@ async def put_vector(app: App, pipeline: Pipeline, chunk_id: int) -> None:
         ).format(vectors_table(pipeline.generation.id)),
         (chunk_id,),
     )
-    await app.database.fetch("SELECT embedmill.count_coverage(%s, 1, 0)", (pipeline.generation.id,))
+    await app.database.fetch(
+        "UPDATE embedmill.coverage_counters SET embedded = embedded + 1 WHERE generation_id = %s",
+        (pipeline.generation.id,),
+    )
 
 
 async def take_vector_away(app: App, pipeline: Pipeline, chunk_id: int) -> None:
@@ -240,4 +243,7 @@ async def take_vector_away(app: App, pipeline: Pipeline, chunk_id: int) -> None:
         sql.SQL("DELETE FROM {} WHERE chunk_id = %s").format(vectors_table(pipeline.generation.id)),
         (chunk_id,),
     )
-    await app.database.fetch("SELECT embedmill.count_coverage(%s, -1, 0)", (pipeline.generation.id,))
+    await app.database.fetch(
+        "UPDATE embedmill.coverage_counters SET embedded = embedded - 1 WHERE generation_id = %s",
+        (pipeline.generation.id,),
+    )

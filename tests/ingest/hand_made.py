@@ -63,7 +63,8 @@ async def embed_all(app: App, pipeline: Pipeline) -> None:
                     (job,),
                 )
             await connection.execute(
-                "SELECT embedmill.count_coverage(%s, %s, 0)", (generation, added.rowcount)
+                "UPDATE embedmill.coverage_counters SET embedded = embedded + %s WHERE generation_id = %s",
+                (added.rowcount, generation),
             )
 
 
@@ -83,7 +84,8 @@ async def take_vectors(app: App, pipeline: Pipeline, which: str) -> None:
     )
     assert rows
     await app.database.fetch(
-        "SELECT embedmill.count_coverage(%s, %s, 0)", (pipeline.generation.id, -len(rows))
+        "UPDATE embedmill.coverage_counters SET embedded = embedded - %s WHERE generation_id = %s",
+        (len(rows), pipeline.generation.id),
     )
 
 

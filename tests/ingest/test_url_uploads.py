@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from embedmill.queue.config import set_value
 from tests.adapters.outbound.server import Answer, Server
 from tests.adapters.outbound.server import serving as http_server
 from tests.support.prose import paragraphs
-from tests.support.provider import RunningProvider, start_provider
+from tests.support.provider import RunningProvider
 from tests.support.serving import Serving, serving
-from tests.support.work import stand_in_pipeline
+from tests.support.work import DIMENSIONS, stand_in_pipeline
 
-DIMENSIONS = 16
 BODY = paragraphs(3).encode()
 
 
@@ -28,18 +27,6 @@ def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 
 GOOD = answer(BODY, "Content-Type: text/plain", 'Content-Disposition: attachment; filename="report.txt"')
-
-
-@pytest.fixture(scope="module")
-def provider_process() -> Iterator[RunningProvider]:
-    with start_provider(dimensions=DIMENSIONS) as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(provider_process: RunningProvider) -> RunningProvider:
-    provider_process.reset(dimensions=DIMENSIONS)
-    return provider_process
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def test_every_format_is_found_again_and_a_second_run_pays_for_nothing(database:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     write_good(corpus)
-    command = CommandLine(tmp_path / "data", database)
+    command = CommandLine(tmp_path / "data", database, is_fresh=True)
     first = command.json("ingest", str(corpus))
     assert first["coverage_percent"] == 100.0
     assert first["verdicts"] == {"added": len(GOOD)}

@@ -12,7 +12,7 @@ def test_documents_in_answers_out_on_postgresql_16(postgres16: str, tmp_path: Pa
     note.write_text(
         "# Tides\n\nThe spring tide follows the new moon.\n\n# Bread\n\nRye needs a sour dough.\n"
     )
-    command = CommandLine(tmp_path / "data", postgres16)
+    command = CommandLine(tmp_path / "data", postgres16, is_fresh=True)
     report = command.json("ingest", str(note))
     assert report["coverage_percent"] == 100.0
     hits = command.json("search", "when is the water highest?", "--limit", "1")

@@ -27,22 +27,16 @@ from embedmill.queue.config import set_value
 from tests.journeys.service_process import ServiceProcess, Upload, free_keys, make_old
 from tests.support import audit
 from tests.support.faults.postgres import FragileServer, ShutdownMode
+from tests.support.postgres import servers_folder
 from tests.support.prose import paragraphs
-from tests.support.provider import RunningProvider, start_provider, vector_for
-from tests.support.work import app_on, missing_chunks, stand_in_pipeline, stored_vectors
+from tests.support.provider import RunningProvider, vector_for
+from tests.support.work import DIMENSIONS, app_on, missing_chunks, stand_in_pipeline, stored_vectors
 
-DIMENSIONS = 16
 WORKERS = 2
 CALLS_IN_FLIGHT = 2
 INPUTS_PER_CALL = 10
 UPLOADS = 20
 IN_FLIGHT_CALLS = WORKERS * CALLS_IN_FLIGHT
-
-
-@pytest.fixture(scope="module")
-def provider_process() -> Iterator[RunningProvider]:
-    with start_provider(dimensions=DIMENSIONS) as provider:
-        yield provider
 
 
 @pytest.fixture
@@ -213,7 +207,9 @@ async def test_killed_in_the_middle_of_uploads_all_end_completed_and_paid_once(
 
 @pytest.fixture
 def fragile_server() -> Iterator[FragileServer]:
-    with tempfile.TemporaryDirectory(prefix="embedmill-kills-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="embedmill-kills-", dir=servers_folder(), ignore_cleanup_errors=True
+    ) as folder:
         server = FragileServer(Path(folder) / "data")
         yield server
         server.stop()

@@ -217,7 +217,7 @@ class LifeTables:
 
     def coverage(self) -> tuple[int, int]:
         return self.run(
-            "SELECT chunks, embedded FROM embedmill.coverage_counters WHERE generation_id = %s",
+            "SELECT chunks, embedded FROM embedmill.generation_coverage WHERE generation_id = %s",
             (self.generation,),
         )[0]  # type: ignore[return-value]
 

@@ -41,7 +41,10 @@ async def refuse_chunk(app: App, pipeline: Pipeline, name: str) -> None:
         " WHERE q.source_id = %s AND c.ordinal = 0",
         (pipeline.generation.id, name),
     )
-    await app.database.fetch("SELECT embedmill.count_coverage(%s, 0, 1)", (pipeline.generation.id,))
+    await app.database.fetch(
+        "UPDATE embedmill.coverage_counters SET unembeddable = unembeddable + 1 WHERE generation_id = %s",
+        (pipeline.generation.id,),
+    )
 
 
 async def two_kinds(app: App, pipeline: Pipeline) -> None:

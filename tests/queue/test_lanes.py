@@ -114,7 +114,7 @@ async def test_generations_that_go_or_come_change_the_lanes(app: App, pipeline: 
     other = await stand_in_pipeline(app, "http://127.0.0.1:9/v1", "other", dimensions=16)
     assert len(await lanes(app, other)) == 3
     rows = await app.database.fetch(
-        "SELECT embedmill.create_generation(p.id, g.spec, 16, 'vector') "
+        "SELECT embedmill.create_generation(p.id, g.spec, 16, 'vector', g.chunk_tokens, g.chunk_overlap, NULL) "
         "  FROM embedmill.pipelines p JOIN embedmill.generations g ON g.pipeline_id = p.id WHERE p.id = %s",
         (other.id,),
     )

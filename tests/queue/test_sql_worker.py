@@ -5,49 +5,39 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
 from tests.support import audit
 from tests.support.commands import CommandLine
-from tests.support.provider import RunningProvider, start_provider
+from tests.support.provider import RunningProvider
 from tests.support.provider.vectors import vector_for
 from tests.support.psql import ROOT, find_psql, need_curl, run_psql
-from tests.support.work import add_document, app_on, missing_chunks, stand_in_pipeline, stored_vectors
+from tests.support.work import (
+    DIMENSIONS,
+    add_document,
+    missing_chunks,
+    set_price,
+    stand_in_pipeline,
+    stored_vectors,
+)
 
-DIMENSIONS = 16
 EMPTY = 3  # psql's status after an error of the script
 SCRIPT = str(ROOT / "examples" / "sql_worker.sql")
 
 
-@pytest.fixture(scope="module")
-def provider_process() -> Iterator[RunningProvider]:
+@pytest.fixture(autouse=True, scope="module")
+def _curl() -> None:
     need_curl()
-    with start_provider(dimensions=DIMENSIONS) as provider:
-        yield provider
 
 
 @pytest.fixture
-def provider(provider_process: RunningProvider) -> RunningProvider:
-    provider_process.reset(dimensions=DIMENSIONS)
-    return provider_process
-
-
-@pytest_asyncio.fixture
-async def mill(database: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with app_on(database, tmp_path) as app:
-        yield app
-
-
-@pytest_asyncio.fixture
-async def served(mill: App, provider: RunningProvider) -> Pipeline:
-    return await stand_in_pipeline(mill, provider.base_url, dimensions=DIMENSIONS, max_inputs_per_call=10)
+async def served(app: App, provider: RunningProvider) -> Pipeline:
+    return await stand_in_pipeline(app, provider.base_url, dimensions=DIMENSIONS, max_inputs_per_call=10)
 
 
 def variables(provider: RunningProvider, worker: str) -> dict[str, str]:
@@ -93,60 +83,60 @@ async def until_empty(app: App, provider: RunningProvider) -> None:
 
 
 async def test_it_drains_the_queue_beside_a_python_worker(
-    mill: App, served: Pipeline, provider: RunningProvider, tmp_path: Path
+    app: App, served: Pipeline, provider: RunningProvider, tmp_path: Path
 ) -> None:
     texts = [
         [f"Grain {n} of sack {sack}\n\"quoted\" \\ : 'ground' $1" for n in range(3)] for sack in range(150)
     ]
     for sack, content in enumerate(texts):
-        await add_document(mill, served, str(sack), content)
-    await turn(mill, provider)  # it has had its share
-    command_line = CommandLine(tmp_path, mill.database.url)
+        await add_document(app, served, str(sack), content)
+    await turn(app, provider)  # it has had its share
+    command_line = CommandLine(tmp_path, app.database.url)
     python = command_line.start("worker", "--until-empty")
     try:
-        while not await mill.database.fetch(
+        while not await app.database.fetch(
             "SELECT 1 FROM embedmill.embedding_queue_workers WHERE version <> 'sql'"
         ):
             assert python.poll() is None, python.communicate()
             await asyncio.sleep(0.05)
-        await until_empty(mill, provider)
+        await until_empty(app, provider)
         said, complaints = await asyncio.to_thread(python.communicate, timeout=60)
     finally:
         python.kill()
     assert python.returncode == 0, said + complaints
 
-    assert await missing_chunks(mill, served) == 0
-    vectors = await stored_vectors(mill, served)
+    assert await missing_chunks(app, served) == 0
+    vectors = await stored_vectors(app, served)
     assert len(vectors) == 450
     for _, text, vector in vectors:
         assert (vector == vector_for(text, DIMENSIONS)).all()
     assert set(provider.paid_for([text for content in texts for text in content])) == {1}
-    await audit.assert_books_balance(mill)
-    shares = await mill.database.fetch(
+    await audit.assert_books_balance(app)
+    shares = await app.database.fetch(
         "SELECT w.version = 'sql', count(*) FROM embedmill.embedding_queue_history h "
         "  JOIN embedmill.embedding_queue_workers w USING (worker_id) WHERE h.status = 'completed' "
         " GROUP BY 1 ORDER BY 1"
     )
     assert [share[0] for share in shares] == [False, True], f"one kind of worker did it all: {shares}"
     assert sum(share[1] for share in shares) == 150
-    ledger = await mill.database.fetch("SELECT sum(input_tokens) FROM embedmill.llm_usage_log")
+    ledger = await app.database.fetch("SELECT sum(input_tokens) FROM embedmill.llm_usage_log")
     assert ledger == [(provider.stats()["tokens_paid"],)]
-    assert {row[1] for row in await audit.newest_jobs(mill)} == {"completed"}
+    assert {row[1] for row in await audit.newest_jobs(app)} == {"completed"}
 
 
 async def test_what_it_was_charged_stands_in_the_ledger_and_on_the_jobs(
-    mill: App, provider: RunningProvider
+    app: App, provider: RunningProvider
 ) -> None:
-    pipeline = await stand_in_pipeline(mill, provider.base_url, dimensions=DIMENSIONS)
-    await mill.database.fetch("UPDATE embedmill.pipelines SET price_per_million_tokens = 20000")
+    pipeline = await stand_in_pipeline(app, provider.base_url, dimensions=DIMENSIONS)
+    await set_price(app, 20000)
     for n in range(5):
-        await add_document(mill, pipeline, str(n), [f"text {n}", *["and more"] * n])
-    await mill.database.fetch(
+        await add_document(app, pipeline, str(n), [f"text {n}", *["and more"] * n])
+    await app.database.fetch(
         "UPDATE embedmill.ingestion_jobs SET cost_usd = 0"
     )  # the price was not known then
-    await until_empty(mill, provider)
+    await until_empty(app, provider)
     paid = provider.stats()["tokens_paid"]
-    sums = await mill.database.fetch(
+    sums = await app.database.fetch(
         "SELECT (SELECT sum(input_tokens) FROM embedmill.llm_usage_log), "
         "       (SELECT sum(cost_usd)::float FROM embedmill.llm_usage_log), "
         "       (SELECT sum(actual_tokens) FROM embedmill.embedding_queue_history), "
@@ -157,71 +147,71 @@ async def test_what_it_was_charged_stands_in_the_ledger_and_on_the_jobs(
 
 
 async def test_a_429_is_no_failed_attempt_and_holds_everybody_back(
-    mill: App, served: Pipeline, provider: RunningProvider
+    app: App, served: Pipeline, provider: RunningProvider
 ) -> None:
     for n in range(3):
-        await add_document(mill, served, str(n), [f"text {n}"])
+        await add_document(app, served, str(n), [f"text {n}"])
     provider.configure(faults=["429"], retry_after_seconds=3)
-    assert "rate_limited" in await turn(mill, provider)
-    rows = await mill.database.fetch(
+    assert "rate_limited" in await turn(app, provider)
+    rows = await app.database.fetch(
         "SELECT status::text, retry_count, rate_limit_delay_ms, available_at > processing_started_at + interval '3 s' "
         "  FROM embedmill.embedding_queue ORDER BY id"
     )
     assert rows == [("rate_limited", 0, 3_000, True)] * 2 + [("pending", 0, None, None)]
-    assert "no quota" in await turn(mill, provider)
+    assert "no quota" in await turn(app, provider)
     assert provider.stats()["calls"] == 1, "the shared quota cools down: nobody calls"
-    assert (await audit.live_items(mill))[2][1:] == ("pending", 0, 0)
-    await until_empty(mill, provider)
-    assert await missing_chunks(mill, served) == 0
+    assert (await audit.live_items(app))[2][1:] == ("pending", 0, 0)
+    await until_empty(app, provider)
+    assert await missing_chunks(app, served) == 0
 
 
 @pytest.mark.parametrize(
     "fault", ["500", "drop", "short", "nan", "wrong_dims", "html", "not_json", "empty", "hang_up_at_once"]
 )
 async def test_a_failed_call_is_an_attempt_and_stores_nothing_wrong(
-    mill: App, served: Pipeline, provider: RunningProvider, fault: str
+    app: App, served: Pipeline, provider: RunningProvider, fault: str
 ) -> None:
-    await add_document(mill, served, "one", ["first text", "second text"])
+    await add_document(app, served, "one", ["first text", "second text"])
     if fault == "hang_up_at_once":
-        await mill.database.fetch("SELECT 1")
+        await app.database.fetch("SELECT 1")
         told = variables(provider, str(uuid4())) | {"url": "http://127.0.0.1:9/v1"}
-        done = await asyncio.to_thread(run_psql, mill.database.url, "-f", SCRIPT, variables=told)
+        done = await asyncio.to_thread(run_psql, app.database.url, "-f", SCRIPT, variables=told)
         assert done.returncode == 0, done.stderr
     else:
         provider.configure(faults=[fault])
-        await turn(mill, provider)
-    assert [row[1:] for row in await audit.live_items(mill)] == [("pending", 1, 0)]
-    for _, text, vector in await stored_vectors(mill, served):
+        await turn(app, provider)
+    assert [row[1:] for row in await audit.live_items(app)] == [("pending", 1, 0)]
+    for _, text, vector in await stored_vectors(app, served):
         assert (vector == vector_for(text, DIMENSIONS)).all()
-    await mill.database.fetch("UPDATE embedmill.embedding_queue SET available_at = now()")
-    await until_empty(mill, provider)
-    assert len(await stored_vectors(mill, served)) == 2
-    await audit.assert_books_balance(mill)
+    await app.database.fetch("UPDATE embedmill.embedding_queue SET available_at = now()")
+    await until_empty(app, provider)
+    assert len(await stored_vectors(app, served)) == 2
+    await audit.assert_books_balance(app)
 
 
-async def test_without_quota_it_gives_back_what_it_took(mill: App, provider: RunningProvider) -> None:
-    pipeline = await stand_in_pipeline(mill, provider.base_url, dimensions=DIMENSIONS, calls_per_minute=60)
+async def test_without_quota_it_gives_back_what_it_took(app: App, provider: RunningProvider) -> None:
+    pipeline = await stand_in_pipeline(app, provider.base_url, dimensions=DIMENSIONS, calls_per_minute=60)
     for n in range(4):
-        await add_document(mill, pipeline, str(n), [f"text {n}"])
-    await turn(mill, provider)
-    assert "no quota" in await turn(mill, provider)
-    assert [row[1:] for row in await audit.live_items(mill)] == [("pending", 0, 0)] * 2
-    await until_empty(mill, provider)
-    assert await missing_chunks(mill, pipeline) == 0
+        await add_document(app, pipeline, str(n), [f"text {n}"])
+    await turn(app, provider)
+    assert "no quota" in await turn(app, provider)
+    assert [row[1:] for row in await audit.live_items(app)] == [("pending", 0, 0)] * 2
+    await until_empty(app, provider)
+    assert await missing_chunks(app, pipeline) == 0
 
 
-async def test_a_deletion_needs_no_provider(mill: App, served: Pipeline, provider: RunningProvider) -> None:
-    await add_document(mill, served, "one", ["first text"])
-    await until_empty(mill, provider)
-    await mill.database.fetch(
+async def test_a_deletion_needs_no_provider(app: App, served: Pipeline, provider: RunningProvider) -> None:
+    await add_document(app, served, "one", ["first text"])
+    await until_empty(app, provider)
+    await app.database.fetch(
         "SELECT embedmill.enqueue_embedding('test', 'one', 'DELETE', p_pipeline => 'standin')"
     )
     provider.forget_counts()
-    await until_empty(mill, provider)
-    assert await stored_vectors(mill, served) == []
-    assert await mill.database.fetch("SELECT id FROM embedmill.knowledge_documents") == []
+    await until_empty(app, provider)
+    assert await stored_vectors(app, served) == []
+    assert await app.database.fetch("SELECT id FROM embedmill.knowledge_documents") == []
     assert provider.stats()["calls"] == 0
 
 
-async def test_an_empty_queue_ends_the_loop(mill: App, served: Pipeline, provider: RunningProvider) -> None:
-    assert "the queue is empty" in await turn(mill, provider, EMPTY)
+async def test_an_empty_queue_ends_the_loop(app: App, served: Pipeline, provider: RunningProvider) -> None:
+    assert "the queue is empty" in await turn(app, provider, EMPTY)

@@ -28,16 +28,16 @@ async def assert_books_balance(app: App) -> None:
 
 async def _assert_coverage(app: App, generation_id: int) -> None:
     counted = await app.database.fetch_one(
-        "SELECT chunks, embedded, unembeddable FROM embedmill.coverage_counters WHERE generation_id = %s",
+        "SELECT chunks, embedded, unembeddable FROM embedmill.generation_coverage WHERE generation_id = %s",
         (generation_id,),
     )
     recounted = await app.database.fetch_one(
         sql.SQL(
             "SELECT (SELECT count(*) FROM embedmill.knowledge_chunks c JOIN embedmill.generations g "
-            "          ON g.pipeline_id = c.pipeline_id WHERE g.id = %(generation_id)s),"
+            "          ON g.pipeline_id = c.pipeline_id AND g.chunk_set = c.chunk_set WHERE g.id = %(generation_id)s),"
             "       (SELECT count(*) FROM {vectors}),"
             "       (SELECT count(*) FROM embedmill.knowledge_chunks c JOIN embedmill.generations g "
-            "          ON g.pipeline_id = c.pipeline_id "
+            "          ON g.pipeline_id = c.pipeline_id AND g.chunk_set = c.chunk_set "
             "         WHERE g.id = %(generation_id)s AND c.error_reason IS NOT NULL)"
         ).format(vectors=vectors_table(generation_id)),
         {"generation_id": generation_id},
@@ -63,9 +63,10 @@ async def _assert_jobs(app: App) -> None:
             sql.SQL(
                 "SELECT count(*), count(v.chunk_id), count(*) FILTER (WHERE c.error_reason IS NOT NULL) "
                 "  FROM embedmill.knowledge_chunks c LEFT JOIN {vectors} v ON v.chunk_id = c.id "
-                " WHERE c.document_id = %s"
+                " WHERE c.document_id = %s "
+                "   AND c.chunk_set = (SELECT chunk_set FROM embedmill.generations WHERE id = %s)"
             ).format(vectors=vectors_table(generation_id)),
-            (document_id,),
+            (document_id, generation_id),
         )
         if status in {"completed", "embedding_in_progress"}:
             assert (total, embedded, failed) == row, f"job {job_id} ({status}): {job[4:]}, tables {row}"

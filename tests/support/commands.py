@@ -9,13 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.forked_commands import run_forked
+
 EMBEDMILL = str(Path(sys.executable).with_name("embedmill"))
 
 
 class CommandLine:
-    """`embedmill` with one database (its own when `url` is None) and one data folder."""
+    """`embedmill` with one database (its own when `url` is None) and one data folder. Its processes are forked from
+    one that has imported everything, or, where `is_fresh`, started as a shell starts them."""
 
-    def __init__(self, data_dir: Path, url: str | None = None, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, url: str | None = None, *, is_fresh: bool = False, **settings: str
+    ) -> None:
+        self._is_fresh = is_fresh
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith("EMBEDMILL_") and k != "OPENAI_API_KEY"
         }
@@ -25,14 +31,13 @@ class CommandLine:
 
     def run(self, *arguments: str, status: int = 0, seconds: float = 240) -> subprocess.CompletedProcess[str]:
         """Run to the end; anything but `status` fails with what was said."""
-        done = subprocess.run(
-            [EMBEDMILL, *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-        )
+        command = [EMBEDMILL, *arguments]
+        if self._is_fresh:
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, check=False, timeout=seconds
+            )
+        else:
+            done = run_forked(command, self.environment, seconds=seconds)
         assert done.returncode == status, (
             f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
         )

@@ -4,7 +4,8 @@ not assert."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from embedmill.app import App, ServiceApp, open_app, open_service, prepare_datab
 from embedmill.settings import Settings
 
 ENDED = {"completed", "failed", "cancelled"}
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def client_at(base_url: str, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
+    """A client over plain HTTP: without the certificates of the machine, which take longer to read than most tests
+    take to ask."""
+    return httpx2.AsyncClient(
+        base_url=base_url, headers=headers, timeout=60, trust_env=False, verify=_NO_CERTIFICATES
+    )
 
 
 class Serving:
@@ -28,7 +38,7 @@ class Serving:
         self.service = service
         self.address = listener.address
         self._stack = stack
-        self.client = httpx2.AsyncClient(base_url=f"{self.address}/api/v1", timeout=60, trust_env=False)
+        self.client = client_at(f"{self.address}/api/v1")
 
     async def client_of(self, role: Role, tenant: str = "default") -> httpx2.AsyncClient:
         """A client with a new key."""
@@ -41,12 +51,7 @@ class Serving:
             expires_in_seconds=None,
             actor="test",
         )
-        client = httpx2.AsyncClient(
-            base_url=f"{self.address}/api/v1",
-            headers={"Authorization": f"Bearer {made.secret}"},
-            timeout=60,
-            trust_env=False,
-        )
+        client = client_at(f"{self.address}/api/v1", {"Authorization": f"Bearer {made.secret}"})
         return await self._stack.enter_async_context(client)
 
     async def upload(self, name: str, content: bytes, **fields: str) -> dict[str, Any]:

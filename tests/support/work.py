@@ -25,6 +25,9 @@ from embedmill.ports import ProviderSpec, Vectors
 from embedmill.settings import Settings
 from embedmill.worker.loop import Worker, WorkerOptions
 
+DIMENSIONS = 16
+"""Of the vectors of most tests."""
+
 
 @asynccontextmanager
 async def app_on(url: str, data_dir: Path, **settings: object) -> AsyncIterator[App]:
@@ -72,6 +75,11 @@ async def stand_in_pipeline(
         calls_per_minute=calls_per_minute,
         tokens_per_minute=tokens_per_minute,
     )
+
+
+async def unanswered_pipeline(app: App) -> Pipeline:
+    """A pipeline for tests in which no provider is called: nobody listens where it points to."""
+    return await stand_in_pipeline(app, "http://127.0.0.1:9/v1", dimensions=DIMENSIONS)
 
 
 async def add_document(
@@ -125,6 +133,18 @@ async def stored_vectors(app: App, pipeline: Pipeline) -> list[tuple[int, str, V
     return [
         (row[0], row[1], np.array([float(x) for x in row[2][1:-1].split(",")], np.float32)) for row in rows
     ]
+
+
+async def set_price(app: App, price: int | None) -> None:
+    """What a million tokens cost in every pipeline from now on; None: nobody knows."""
+    async with app.database.transaction() as connection:
+        for table in ("pipelines", "generations"):
+            await connection.execute(
+                sql.SQL("UPDATE embedmill.{} SET price_per_million_tokens = %s").format(
+                    sql.Identifier(table)
+                ),
+                (price,),
+            )
 
 
 async def missing_chunks(app: App, pipeline: Pipeline) -> int:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
@@ -26,22 +23,14 @@ from embedmill.usage.budgets import (
     tenant_budget,
 )
 from tests.support.queue_rows import register_worker
-from tests.support.work import add_document, app_on, stand_in_pipeline
+from tests.support.work import add_document, set_price, unanswered_pipeline
 
 
-@pytest_asyncio.fixture
-async def app(database: str, tmp_path: Path) -> AsyncIterator[App]:
-    async with app_on(database, tmp_path) as app:
-        yield app
-
-
-@pytest_asyncio.fixture
+@pytest.fixture
 async def pipeline(app: App) -> Pipeline:
     """A dollar for a million tokens; no provider answers."""
-    pipeline = await stand_in_pipeline(app, "http://127.0.0.1:9/v1", dimensions=16)
-    await app.database.fetch(
-        "UPDATE embedmill.pipelines SET price_per_million_tokens = 1 WHERE id = %s", (pipeline.id,)
-    )
+    pipeline = await unanswered_pipeline(app)
+    await set_price(app, 1)
     return pipeline
 
 
@@ -110,7 +99,7 @@ async def test_a_job_whose_price_is_unknown_can_have_no_budget_and_its_tenant_is
     app: App, pipeline: Pipeline
 ) -> None:
     launched = await add_document(app, pipeline, "doc", ["one"])
-    await app.database.fetch("UPDATE embedmill.pipelines SET price_per_million_tokens = NULL")
+    await set_price(app, None)
     with pytest.raises(ConfigurationError, match="price of pipeline standin is not known"):
         await set_job_budget(app.database, pipeline.tenant_id, launched.job_id, 1)
     budget = await set_tenant_budget(app.database, pipeline.tenant_id, 1)

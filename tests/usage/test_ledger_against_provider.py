@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,12 +24,11 @@ from embedmill.ingest.storing import SourceContent, Storing
 from embedmill.worker.loop import Worker
 from tests.support import audit
 from tests.support.prose import paragraphs
-from tests.support.provider import RunningProvider, start_provider
+from tests.support.provider import RunningProvider
 from tests.support.provider.vectors import tokens_for
 from tests.support.serving import Serving, serving
-from tests.support.work import missing_chunks, stand_in_pipeline
+from tests.support.work import DIMENSIONS, missing_chunks, stand_in_pipeline
 
-DIMENSIONS = 16
 DOCUMENTS = 40
 CHUNKS_EACH = 75
 INPUTS_PER_CALL = 5
@@ -40,12 +39,6 @@ KNOWN_OR_PAID = (
     "not_json", "empty", "429", "500", "503",
 )  # fmt: skip
 UNKNOWN_AND_UNPAID = ("drop", "hang", "504")
-
-
-@pytest.fixture(scope="module")
-def provider_process() -> Iterator[RunningProvider]:
-    with start_provider(dimensions=DIMENSIONS) as provider:
-        yield provider
 
 
 @pytest.fixture

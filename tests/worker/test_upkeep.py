@@ -40,6 +40,8 @@ async def test_one_leads_and_keeps_its_term_and_another_waits(app: App) -> None:
         "complete_batches",
         "sweep_budgets",
         "fail_held_up",
+        "check_tables",
+        "start_backfills",
         "make_partitions",
         "clean_up",
     }

@@ -9,13 +9,18 @@ from fastapi import APIRouter, FastAPI
 
 from embedmill import __version__
 from embedmill.api import (
+    audits,
     batches,
+    coverage,
     embedding_jobs,
     health,
     ingestion_jobs,
     keys,
     pipelines,
+    process_queue,
     search,
+    shard_feeds,
+    shards,
     streaming,
     usage,
     webhooks,
@@ -59,7 +64,12 @@ def build_application(service: ServiceApp, *, needs_keys: bool) -> FastAPI:
         usage,
         pipelines,
         webhooks,
+        audits,
+        shards,
+        shard_feeds,
         keys,
+        coverage,
+        process_queue,
     ):
         api.include_router(part.router)
     application.include_router(api)
@@ -83,6 +93,7 @@ def _describe(application: FastAPI) -> None:
             )
             schemas.update(problem.pop("$defs", {}))
             schemas["ProblemDetails"] = problem
+            schemas.update(shards.SCHEMAS)
             components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"apiKey": []}, {}]
             _replace_validation_errors(schema)

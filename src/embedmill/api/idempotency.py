@@ -3,9 +3,13 @@ not know what is asked."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+from fastapi import Request, Response
 
 from embedmill.api.problems import Problem
 from embedmill.database.pool import Database
@@ -52,3 +56,30 @@ class Idempotency:
 
     async def forget(self, key: str) -> None:
         await self._database.fetch(_SQL["forget"], {"tenant_id": self._tenant_id, "key": key})
+
+
+@contextlib.asynccontextmanager
+async def answered_once(
+    request: Request, response: Response, database: Database, tenant_id: int, asked: bytes
+) -> AsyncIterator[Answer]:
+    """What a request's Idempotency-Key stands for: the answer of the first, or one whose `body` is to be filled in and
+    is kept at the end. `asked` tells another request under the same key from the same one. Without a key, nothing is
+    kept. Raises Problem."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        yield Answer()
+        return
+    if not 1 <= len(key) <= 255 or not key.isprintable():
+        raise Problem(422, "invalid_request", "Idempotency-Key: 1 to 255 printable characters")
+    idempotency = Idempotency(database, tenant_id)
+    answer = await idempotency.begin(key, hashlib.sha256(asked).digest())
+    if answer.stored is not None:
+        response.headers["Idempotent-Replayed"] = "true"
+        yield answer
+        return
+    try:
+        yield answer
+    except BaseException:
+        await idempotency.forget(key)
+        raise
+    await idempotency.keep(key, answer)

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from embedmill.api.problems import Problem, describe
 from embedmill.api.service import Caller, Reader, Service, Writer
-from embedmill.api.uploading import UPLOAD_DESCRIPTION, ReceivedJobs, StagedJob, receive
+from embedmill.api.upload_wishes import UPLOAD_DESCRIPTION
+from embedmill.api.uploading import ReceivedJobs, StagedJob, receive
 from embedmill.api.wire import InvalidCursorError, Metadata, Wire, decode_cursor, encode_cursor
 from embedmill.core.documents import ChunkPlan
 from embedmill.errors import StorageError

@@ -10,6 +10,9 @@ from embedmill.api.problems import Problem, problem_response
 
 _MIB = 1024 * 1024
 _MOST_JSON_BYTES = 2 * _MIB
+# Many shards in one request; it is whole in memory.
+_MOST_SHARD_BYTES = 64 * _MIB
+_SHARDS_PATH = "/api/v1/shards"
 _AMBIGUOUS = Problem(
     400,
     "invalid_request",
@@ -19,7 +22,8 @@ _AMBIGUOUS = Problem(
 
 
 class BodyLimit:
-    """Ends requests that say, or turn out, to be larger than they may be: forms `max_form_bytes`, others 2 MiB."""
+    """Ends requests that say, or turn out, to be larger than they may be: forms `max_form_bytes`, shards 64 MiB
+    and no more than a form, others 2 MiB."""
 
     def __init__(self, application: ASGIApp, *, max_form_bytes: int) -> None:
         self._application = application
@@ -36,6 +40,8 @@ class BodyLimit:
             return
         is_form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         most = self._max_form_bytes if is_form else _MOST_JSON_BYTES
+        if not is_form and scope["path"].startswith(_SHARDS_PATH):
+            most = min(self._max_form_bytes, _MOST_SHARD_BYTES)
         said = headers.get(b"content-length", b"0")
         if not said.isdigit() or int(said) > most:
             await problem_response(_too_large(most))(scope, receive, send)

@@ -6,28 +6,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID, uuid4, uuid5
 
-import msgspec
 from fastapi import Request, Response
-from pydantic import Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from embedmill.api.idempotency import Answer, Idempotency
-from embedmill.api.multipart import FilePart, Form, FormError, FormLimits, read_form
+from embedmill.api.idempotency import answered_once
+from embedmill.api.multipart import FilePart, FormError, FormLimits, read_form
 from embedmill.api.problems import Problem
 from embedmill.api.service import Caller
-from embedmill.api.wire import Metadata, Wire
+from embedmill.api.upload_wishes import (
+    UploadWishes,
+    UrlUpload,
+    assert_plan,
+    read_url_upload,
+    stage_wishes,
+    wishes_of,
+)
+from embedmill.api.wire import Wire
 from embedmill.app import ServiceApp
-from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline, find_pipeline
 from embedmill.errors import ConflictError, DocumentError
 from embedmill.ingest.jobs import Jobs
-from embedmill.ingest.upload import Kept, Staged, Uploads, Wishes
+from embedmill.ingest.upload import Kept, Staged, Uploads
 
 _MIB = 1024 * 1024
-_MOST_JSON_BYTES = _MIB
 _URL_JOBS = UUID("1f0c35c2-6f0e-4b6b-9a55-0c7f8ab0a1d4")
 
 
@@ -49,65 +53,6 @@ class ReceivedJobs(Wire):
 
     batch_id: UUID
     jobs: list[StagedJob]
-
-
-class UploadWishes(Wire):
-    """The fields of an upload, besides the files."""
-
-    pipeline: Annotated[str, Field(max_length=100)] = "default"
-    priority: Annotated[str, Field(pattern="^(high|medium|low)$")] = "medium"
-    metadata: Metadata = Field(default_factory=dict)
-    auto_launch: bool = False
-    batch_id: UUID | None = None
-    source_id: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=500,
-            description="Names the document: the next upload is its next version.",
-        ),
-    ] = None
-    user_id: Annotated[str | None, Field(max_length=200)] = None
-    chunk_tokens: Annotated[int | None, Field(ge=8, le=100_000)] = None
-    chunk_overlap: Annotated[int | None, Field(ge=0, le=50_000)] = None
-    budget_usd: Annotated[float | None, Field(ge=0, le=1e9, description="The most each job may spend.")] = (
-        None
-    )
-
-
-class UrlUpload(UploadWishes):
-    """A document to fetch."""
-
-    url: Annotated[str, Field(min_length=1, max_length=2000, examples=["https://example.com/handbook.pdf"])]
-
-
-class FormUpload(UploadWishes):
-    """Files to upload."""
-
-    file: Annotated[
-        list[bytes], Field(min_length=1, json_schema_extra={"items": {"type": "string", "format": "binary"}})
-    ]
-    metadata: Annotated[str, Field(description="A JSON object.", examples=['{"team": "sales"}'])] = "{}"  # type: ignore[assignment]
-
-
-UPLOAD_DESCRIPTION: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": FormUpload.model_json_schema(by_alias=True)},
-            "application/json": {"schema": UrlUpload.model_json_schema(by_alias=True)},
-        },
-    },
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-            "description": "Sent again with the same key, the request is answered as before and nothing is done.",
-        }
-    ],
-}
 
 
 async def receive(
@@ -149,26 +94,23 @@ async def _receive_form(
         form = await read_form(
             request.stream(), request.headers.get("content-type", ""), on_file=on_file, limits=limits
         )
-        wishes = _wishes_of(form)
+        wishes = wishes_of(form)
         _assert_files(form.files, wishes)
         pipeline = await find_pipeline(caller.database, caller.tenant_id, wishes.pipeline)
-        _assert_plan(wishes, pipeline)
-        digest = _digest(wishes, [one.original.sha256 if one.original else b"" for one in form.files])
-        async with _idempotent(request, response, caller, digest) as answer:
+        assert_plan(wishes, pipeline)
+        said = _said(wishes, [one.original.sha256 if one.original else b"" for one in form.files])
+        async with answered_once(request, response, caller.database, caller.tenant_id, said) as answer:
             if answer.stored is not None:
-                await _discard(uploads, kept)
                 return _revived(answer.stored)
             answer.body = await _stage_files(caller, uploads, pipeline, kept, wishes)
             return _revived(answer.body)
     except FormError as error:
-        await _discard(uploads, kept)
         raise Problem(error.status, error.code, str(error)) from error
     except ClientDisconnect as error:
-        await _discard(uploads, kept)
         raise Problem(400, "truncated_form", "the connection ended before the form did") from error
-    except BaseException:
-        await _discard(uploads, kept)
-        raise
+    finally:
+        for one in kept:  # what was not staged, however it came to that
+            await uploads.discard(one)
 
 
 async def _stage_files(
@@ -178,7 +120,7 @@ async def _stage_files(
     jobs = []
     while kept:
         one = kept.pop(0)  # from here on the database may know of it, also where we do not hear so
-        staged = await uploads.stage(pipeline, one, _stage_wishes(wishes, pipeline, batch_id))
+        staged = await uploads.stage(pipeline, one, stage_wishes(wishes, pipeline, batch_id))
         jobs.append(await _answer(caller, staged, one.name, batch_id, wishes))
     if len(jobs) == 1:
         return jobs[0].model_dump(mode="json")
@@ -186,15 +128,16 @@ async def _stage_files(
 
 
 async def _receive_url(request: Request, response: Response, caller: Caller, uploads: Uploads) -> StagedJob:
-    asked = await _read_json(request)
+    asked = await read_url_upload(request)
     pipeline = await find_pipeline(caller.database, caller.tenant_id, asked.pipeline)
-    _assert_plan(asked, pipeline)
-    async with _idempotent(request, response, caller, _digest(asked, [])) as answer:
+    assert_plan(asked, pipeline)
+    said = _said(asked, [])
+    async with answered_once(request, response, caller.database, caller.tenant_id, said) as answer:
         if answer.stored is None:
             staged = await uploads.stage_url(
                 pipeline,
                 asked.url,
-                _stage_wishes(asked, pipeline, asked.batch_id),
+                stage_wishes(asked, pipeline, asked.batch_id),
                 job_id=_job_id_of(request, caller, asked),
             )
             job = await _answer(caller, staged, None, asked.batch_id, asked)
@@ -239,38 +182,6 @@ async def _assert_room(caller: Caller, service: ServiceApp) -> int:
     return min(service.settings.max_file_bytes, room.max_file_bytes or service.settings.max_file_bytes)
 
 
-async def _read_json(request: Request) -> UrlUpload:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MOST_JSON_BYTES:
-            raise Problem(
-                413, "too_large", "a request in JSON has at most 1 MiB: upload files as multipart/form-data"
-            )
-    try:
-        return UrlUpload.model_validate_json(bytes(body))
-    except ValidationError as error:
-        raise Problem(422, "invalid_request", _first_error(error)) from error
-
-
-def _wishes_of(form: Form[Kept]) -> UploadWishes:
-    """The fields of a form; each once, those that we do not know refused."""
-    values: dict[str, Any] = {}
-    for name, given in form.fields.items():
-        if len(given) != 1:
-            raise Problem(422, "invalid_request", f"{name}: given {len(given)} times")
-        values[name] = given[0]
-    if "metadata" in values:
-        try:
-            values["metadata"] = msgspec.json.decode(values["metadata"], type=dict[str, Any])
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise Problem(422, "invalid_request", "metadata: a JSON object is expected") from error
-    try:
-        return UploadWishes.model_validate(values)
-    except ValidationError as error:
-        raise Problem(422, "invalid_request", _first_error(error)) from error
-
-
 def _assert_files(files: list[Kept], wishes: UploadWishes) -> None:
     if not files:
         raise Problem(422, "invalid_request", "file: the form has no file")
@@ -280,82 +191,21 @@ def _assert_files(files: list[Kept], wishes: UploadWishes) -> None:
         raise Problem(422, "invalid_request", "sourceId names one document: upload one file with it")
 
 
-def _first_error(error: ValidationError) -> str:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return f"{field}: {first['msg']}" if field else first["msg"]
-
-
-def _assert_plan(wishes: UploadWishes, pipeline: Pipeline) -> None:
-    tokens = wishes.chunk_tokens or pipeline.chunk_plan.max_tokens
-    if wishes.chunk_overlap is not None and wishes.chunk_overlap > tokens // 2:
-        raise Problem(422, "invalid_request", "chunkOverlap: at most half of chunkTokens")
-    if wishes.budget_usd is not None and pipeline.price_per_million_tokens is None:
-        raise Problem(
-            422,
-            "invalid_request",
-            f"budgetUsd: the price of the pipeline {pipeline.name} is not known, so no budget can be kept",
-        )
-
-
-def _stage_wishes(wishes: UploadWishes, pipeline: Pipeline, batch_id: UUID | None) -> Wishes:
-    plan = None
-    if wishes.chunk_tokens is not None or wishes.chunk_overlap is not None:
-        tokens = wishes.chunk_tokens or pipeline.chunk_plan.max_tokens
-        overlap = pipeline.chunk_plan.overlap_tokens if wishes.chunk_overlap is None else wishes.chunk_overlap
-        plan = ChunkPlan(max_tokens=tokens, overlap_tokens=min(overlap, tokens // 2))
-    return Wishes(
-        priority=wishes.priority,
-        batch_id=batch_id,
-        metadata=wishes.metadata,
-        user_id=wishes.user_id,
-        auto_launch=wishes.auto_launch,
-        source_id=wishes.source_id,
-        chunk_plan=plan,
-        budget_usd=wishes.budget_usd,
-    )
-
-
 def _job_id_of(request: Request, caller: Caller, asked: UrlUpload) -> UUID | None:
     """The same for the same request under the same key: where we were killed before its answer was kept, it finds the
     job that it had made."""
     key = request.headers.get("idempotency-key")
-    return uuid5(_URL_JOBS, f"{caller.tenant_id} {key} {_digest(asked, []).hex()}") if key else None
+    return (
+        uuid5(_URL_JOBS, f"{caller.tenant_id} {key} {hashlib.sha256(_said(asked, [])).hexdigest()}")
+        if key
+        else None
+    )
 
 
-def _digest(wishes: UploadWishes, files: list[bytes]) -> bytes:
+def _said(wishes: UploadWishes, files: list[bytes]) -> bytes:
     """What was asked for: by it a key that is used for something else is told from one that is sent again."""
-    return hashlib.sha256(wishes.model_dump_json().encode() + b"".join(files)).digest()
-
-
-@contextlib.asynccontextmanager
-async def _idempotent(
-    request: Request, response: Response, caller: Caller, digest: bytes
-) -> AsyncIterator[Answer]:
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        yield Answer()
-        return
-    if not 1 <= len(key) <= 255 or not key.isprintable():
-        raise Problem(422, "invalid_request", "Idempotency-Key: 1 to 255 printable characters")
-    idempotency = Idempotency(caller.database, caller.tenant_id)
-    answer = await idempotency.begin(key, digest)
-    if answer.stored is not None:
-        response.headers["Idempotent-Replayed"] = "true"
-        yield answer
-        return
-    try:
-        yield answer
-    except BaseException:
-        await idempotency.forget(key)
-        raise
-    await idempotency.keep(key, answer)
+    return wishes.model_dump_json().encode() + b"".join(files)
 
 
 def _revived(stored: dict[str, Any]) -> StagedJob | ReceivedJobs:
     return (ReceivedJobs if "jobs" in stored else StagedJob).model_validate(stored)
-
-
-async def _discard(uploads: Uploads, kept: list[Kept]) -> None:
-    for one in kept:
-        await uploads.discard(one)

@@ -10,6 +10,8 @@ import click
 
 from embedmill import __version__
 from embedmill.cli import (
+    audit,
+    backfill,
     budget,
     config,
     database,
@@ -22,7 +24,9 @@ from embedmill.cli import (
     queue,
     quota,
     search,
+    shards,
     status,
+    table,
     tenant,
     up,
     usage,
@@ -50,6 +54,9 @@ for command in (
     quota.quota,
     doctor.doctor,
     pipeline.pipeline,
+    table.table,
+    backfill.backfill,
+    audit.audit,
     usage.usage,
     budget.budget,
     tenant.tenant,
@@ -57,6 +64,7 @@ for command in (
     webhook.webhook,
     database.db,
     model.model,
+    shards.shards,
 ):
     app.add_command(command)
 

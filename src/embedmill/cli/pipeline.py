@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedmill.cli.options import JsonObject, LimitPerMinute, Text, Usd, as_json
+from embedmill.cli.options import LimitPerMinute, Text, Usd, as_json
+from embedmill.cli.pipeline_migrating import migrate, prune, rollback, switch
+from embedmill.cli.pipeline_options import POSITIVE, spec_options
 
 if TYPE_CHECKING:
     from embedmill.app import App
     from embedmill.database.pipelines import Pipeline
+    from embedmill.embed.generation_states import GenerationState
     from embedmill.queue.sharing import Limit
-
-_POSITIVE = click.IntRange(min=1)
-# Fields of ports.ProviderSpec that are None, and so the model's own, unless they are given.
-_SPEC_OPTIONS = (
-    ("--base-url", str, "The server, up to and with /v1. Default: OpenAI."),
-    ("--api-key-env", str, "The environment variable that holds the key, such as VOYAGE_API_KEY."),
-    ("--tokenizer", str, "An encoding (cl100k_base), a tokenizer.json or a model folder."),
-    ("--query-prefix", str, "Put before each query."),
-    ("--document-prefix", str, "Put before each chunk."),
-    ("--params", JsonObject(), "JSON merged into every request."),
-    ("--query-params", JsonObject(), "JSON merged into requests for queries."),
-    ("--document-params", JsonObject(), "JSON merged into requests for chunks."),
-    ("--max-inputs-per-call", _POSITIVE, "Texts in one call."),
-    ("--max-tokens-per-call", _POSITIVE, "Tokens in one call."),
-    ("--max-tokens-per-input", _POSITIVE, "Tokens in one text."),
-)
 
 
 @click.group()
@@ -37,10 +24,8 @@ def pipeline() -> None:
     """Pipelines: named recipes from content to vectors."""
 
 
-def _spec_options(command: Callable[..., None]) -> Callable[..., None]:
-    for name, kind, words in reversed(_SPEC_OPTIONS):
-        command = click.option(name, type=kind, help=words)(command)
-    return command
+for command in (migrate, switch, rollback, prune):
+    pipeline.add_command(command)
 
 
 @pipeline.command()
@@ -52,7 +37,7 @@ def _spec_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="local, or openai for any OpenAI-compatible server.",
 )
-@click.option("--dimensions", type=_POSITIVE, help="Default: the model's own, where it is known.")
+@click.option("--dimensions", type=POSITIVE, help="Default: the model's own, where it is known.")
 @click.option(
     "--chunk-tokens",
     type=int,
@@ -101,7 +86,7 @@ def _spec_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--timeout-seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Of a call."
 )
-@_spec_options
+@spec_options
 @as_json
 def create(
     name: str,
@@ -181,18 +166,22 @@ def show(name: str, as_json: bool) -> None:
     """Show all of one pipeline."""
     from embedmill.cli.running import read_settings, run_with_app
 
-    async def story(app: App) -> Pipeline:
-        return await app.pipeline(name)
+    async def story(app: App) -> tuple[Pipeline, list[GenerationState]]:
+        shown = await app.pipeline(name)
+        return shown, await app.migrations(shown).states()
 
-    _show_one(run_with_app(read_settings(), story), as_json)
+    shown, generations = run_with_app(read_settings(), story)
+    _show_one(shown, as_json, generations)
 
 
-def _show_one(shown: Pipeline, as_json: bool) -> None:
+def _show_one(shown: Pipeline, as_json: bool, generations: Sequence[GenerationState] = ()) -> None:
+    from embedmill.cli.generation_table import generation_record, show_generations
     from embedmill.cli.running import print_json
 
     record = _record(shown)
     if as_json:
-        print_json(record)
+        several = {"generations": [generation_record(each) for each in generations]} if generations else {}
+        print_json({**record, **several})
         return
     defaults = " (the configuration's default)" if shown.uses_default_quota else ""
     for key, value in record.items():
@@ -202,6 +191,8 @@ def _show_one(shown: Pipeline, as_json: bool) -> None:
             print(f"{key:<26} {value}")
     if record["price_per_million_tokens"] is None:
         print(f"{'price_per_million_tokens':<26} unknown: costs will read 'unknown', not 0")
+    if generations:
+        show_generations(list(generations))
 
 
 def _record(shown: Pipeline) -> dict[str, Any]:

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 
 
 _COUNTED_AT_MOST = 10_000
+_BINDS = {
+    "paused": "it is paused",
+    "trouble": "it cannot be read",
+    "quota": "the quota binds",
+    "backfill": "the backfill's pace binds",
+    "budget": "the backfill's budget is used up",
+    "embedding": "being embedded",
+    "reading": "being read",
+    "failed": "the rest has failed",
+    "nobody": "nobody sees to the rest: `embedmill backfill`",
+}
 
 
 @click.command()
@@ -31,10 +42,12 @@ def status(as_json: bool) -> None:
 async def _read(app: App) -> dict[str, Any]:
     from embedmill.database.queries import load_queries
     from embedmill.ingest.progress import Coverage
+    from embedmill.sources.coverage import source_coverage
 
     queries = load_queries("embedmill.cli", "status.sql")
     tenant = {"tenant_id": await app.tenant_id()}
     rows = {name: await app.database.fetch(query, tenant) for name, query in queries.items()}
+    sources = await source_coverage(app.database, tenant["tenant_id"])
     pending, processing, completed, failed, cancelled = rows["queue"][0]
     oldest, rate_limited, backing_off = rows["waiting"][0]
     enabled, paused, dead_letters = rows["held_up"][0]
@@ -52,6 +65,11 @@ async def _read(app: App) -> dict[str, Any]:
                 "index": {True: "ready", False: "building", None: "none (exact search)"}[valid],
             }
             for name, chunks, embedded, unembeddable, valid, documents, unreadable in rows["pipelines"]
+        ],
+        "sources": [
+            {name: getattr(source, name) for name in source.__struct_fields__ if name != "record_source_id"}
+            for source in sources
+            if source.kind != "uploads"
         ],
         "queue": {
             "pending": max(pending - rate_limited, 0),
@@ -118,6 +136,8 @@ def _show(facts: dict[str, Any]) -> None:
                 f"          not embeddable: {pipeline['unembeddable']:,} chunks refused, "
                 f"{pipeline['unreadable_documents']:,} documents unreadable"
             )
+    for source in facts["sources"]:
+        _show_source(source)
     _show_queue(facts)
     at_work = [worker for worker in facts["workers"] if worker["status"] in ("active", "idle")]
     print(f"workers   {len(at_work)} at work")
@@ -130,6 +150,34 @@ def _show(facts: dict[str, Any]) -> None:
     print(f"paid      {usage['month_tokens']:,} tokens this month, {usage['today_tokens']:,} today")
     for error in facts["last_errors"]:
         print(f"error     {error['at'][:19]} {error['what']}: {error['message']} [{error['reason']}]")
+
+
+def _show_source(source: dict[str, Any]) -> None:
+    """One table or shard feed: how complete it is, and what the rest waits for."""
+    rows = "not counted yet" if source["rows"] is None else f"{source['rows']:,} rows"
+    print(
+        f"source    {source['name']}: coverage {source['percent']:g}%, {rows}, {source['unread_rows']:,} not read yet, "
+        f"{source['waiting_chunks']:,} chunks and {source['waiting_rows']:,} changes wait{_until_done(source)}"
+    )
+    if source["unembeddable"]:
+        reasons = ", ".join(
+            f"{number:,} {reason}" for reason, number in sorted(source["unembeddable"].items())
+        )
+        print(f"          not embeddable: {reasons}")
+    if source["failed"]:
+        print(f"          failed: {source['failed']:,} items; `embedmill queue dead-letters`")
+    if source["trouble"]:
+        print(f"          {source['trouble']}")
+
+
+def _until_done(source: dict[str, Any]) -> str:
+    """What binds, and how long by that."""
+    from embedmill.cli.tables import span
+
+    if source["binds"] == "none":
+        return ""
+    why = _BINDS[source["binds"]]
+    return f"; {why}" + (f", done in {span(source['eta_seconds'])}" if source["eta_seconds"] else "")
 
 
 def _show_queue(facts: dict[str, Any]) -> None:

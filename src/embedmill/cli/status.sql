@@ -8,7 +8,7 @@ SELECT p.name, k.chunks, k.embedded, k.unembeddable,
          WHERE d.pipeline_id = p.id AND d.error_reason IS NOT NULL)
   FROM embedmill.pipelines p
   JOIN embedmill.generations g ON g.id = p.current_generation_id
-  JOIN embedmill.coverage_counters k ON k.generation_id = g.id
+  JOIN embedmill.generation_coverage k ON k.generation_id = g.id
  WHERE p.tenant_id = %(tenant_id)s
  ORDER BY p.id;
 

@@ -21,6 +21,7 @@ from embedmill.client.errors import (
 )
 from embedmill.client.forms import FileChangedError
 from embedmill.client.jobs import AsyncJob, Job
+from embedmill.client.shards import ShardChange
 from embedmill.client.sse import Event
 from embedmill.client.uploads import UploadWishes
 from embedmill.client.webhook_signatures import verify_webhook
@@ -42,6 +43,7 @@ __all__ = [
     "OverBudgetError",
     "ServiceError",
     "ServiceUnreachableError",
+    "ShardChange",
     "TooLargeError",
     "TooManyRequestsError",
     "UnreadableAnswerError",

@@ -9,6 +9,7 @@ from embedmill.client import endpoints as at
 from embedmill.client.asking import Asking
 from embedmill.client.operations import Listing, Operation
 from embedmill.client.records.access import ApiKey, CreatedKey, Health, Readiness, Role, Whoami
+from embedmill.client.records.audits import Audit
 from embedmill.client.records.webhooks import (
     Delivery,
     DeliveryStatus,
@@ -96,6 +97,24 @@ class AdministrationCalls:
         """Send a delivery again."""
         path = {**_path(webhook_id), "deliveryId": at.id_of(delivery_id)}
         return await self._asking.ask(at.REDELIVER.call(path))
+
+    @Operation
+    async def audits(self, *, limit: int = 10) -> tuple[Audit, ...]:
+        """The newest audits, with what they found."""
+        return (await self._asking.ask(at.LIST_AUDITS.call(query={"limit": limit}))).audits
+
+    @Operation
+    async def order_audit(
+        self, *, source: str | None = None, pipeline: str | None = None, repair: bool = False
+    ) -> Audit:
+        """Have a worker look through everything, one pipeline or one source; `audits` tells what it found. A repair may
+        pay for vectors and delete some."""
+        body: dict[str, Any] = {"repair": repair}
+        if source is not None:
+            body["source"] = source
+        if pipeline is not None:
+            body["pipeline"] = pipeline
+        return await self._asking.ask(at.ORDER_AUDIT.call(body=body))
 
     @Operation
     async def whoami(self) -> Whoami:

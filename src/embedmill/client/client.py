@@ -1,5 +1,5 @@
 """Client and AsyncClient: the REST API of a running service as methods. Owns how a client is set up and closed; what it
-can do stands in ingestion.py, knowledge.py and administration.py, once for both."""
+can do stands in ingestion.py, shards.py, knowledge.py and administration.py, once for both."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from embedmill.client.ingestion import IngestionCalls
 from embedmill.client.jobs import AsyncJob, Job
 from embedmill.client.knowledge import KnowledgeCalls
 from embedmill.client.operations import Awaiting, Blocking, run
+from embedmill.client.shards import ShardCalls
 from embedmill.client.wire import AsyncWire, BlockingWire, Wire
 from embedmill.errors import ConfigurationError
 from embedmill.settings import read_secret
@@ -25,7 +26,7 @@ DEFAULT_RETRIES = 4
 KEY_VARIABLE = "EMBEDMILL_API_KEY"
 
 
-class _Calls(IngestionCalls, KnowledgeCalls, AdministrationCalls):
+class _Calls(IngestionCalls, ShardCalls, KnowledgeCalls, AdministrationCalls):
     """What both clients can do."""
 
     def __init__(

@@ -14,6 +14,8 @@ import msgspec
 
 from embedmill.client.forms import Form
 from embedmill.client.records.access import ApiKey, CreatedKey, Health, KeyList, Readiness, Whoami
+from embedmill.client.records.audits import Audit, AuditList
+from embedmill.client.records.coverage import ActivityReport, CoverageReport, ProcessAnswer
 from embedmill.client.records.embedding_jobs import EmbeddingJobHistory, EmbeddingJobPage, EmbeddingJobStats
 from embedmill.client.records.jobs import (
     Batch,
@@ -24,6 +26,14 @@ from embedmill.client.records.jobs import (
     IngestionJobPage,
 )
 from embedmill.client.records.knowledge import Answers, Budget, Pipeline, PipelineList, Usage
+from embedmill.client.records.shards import (
+    RemovedFeed,
+    ShardFeed,
+    ShardFeedList,
+    ShardResult,
+    ShardResults,
+    ShardState,
+)
 from embedmill.client.records.webhooks import (
     Delivery,
     DeliveryPage,
@@ -116,6 +126,8 @@ _API = "/api/v1"
 _JOB = f"{_API}/ingestion-jobs/{{jobId}}"
 _BATCH = f"{_API}/batches/{{batchId}}"
 _WEBHOOK = f"{_API}/webhooks/{{webhookId}}"
+_FEED = f"{_API}/shards/{{shardTypeId}}"
+_SHARD = f"{_FEED}/{{shardId}}"
 Nothing = type(None)
 Stream = msgspec.Raw
 """The answer is a stream of events, read as it comes."""
@@ -147,11 +159,25 @@ LIST_EMBEDDING_JOBS = Endpoint("GET", f"{_API}/embedding-jobs", EmbeddingJobPage
 COUNT_EMBEDDING_JOBS = Endpoint("GET", f"{_API}/embedding-jobs/stats", EmbeddingJobStats)
 GET_EMBEDDING_JOB = Endpoint("GET", f"{_API}/embedding-jobs/{{id}}", EmbeddingJobHistory)
 
+PUT_SHARD = Endpoint("PUT", _SHARD, ShardResult)
+GET_SHARD = Endpoint("GET", _SHARD, ShardState)
+DELETE_SHARD = Endpoint("DELETE", _SHARD, ShardResult)
+PUT_SHARDS = Endpoint("POST", f"{_API}/shards:batch", ShardResults)
+LIST_SHARD_FEEDS = Endpoint("GET", f"{_API}/shards", ShardFeedList)
+GET_SHARD_FEED = Endpoint("GET", _FEED, ShardFeed)
+PUT_SHARD_FEED = Endpoint("PUT", _FEED, ShardFeed)
+REMOVE_SHARD_FEED = Endpoint("DELETE", _FEED, RemovedFeed)
+
 SEARCH = Endpoint("POST", f"{_API}/search", Answers, reads_only=True)
 GET_USAGE = Endpoint("GET", f"{_API}/usage", Usage)
+GET_COVERAGE = Endpoint("GET", f"{_API}/coverage", CoverageReport)
+GET_ACTIVITY = Endpoint("GET", f"{_API}/activity", ActivityReport)
+PROCESS_QUEUE = Endpoint("POST", f"{_API}/process-embedding-queue", ProcessAnswer)
 GET_BUDGET = Endpoint("GET", f"{_API}/budget", Budget)
 SET_BUDGET = Endpoint("PUT", f"{_API}/budget", Budget)
 REMOVE_BUDGET = Endpoint("DELETE", f"{_API}/budget", Nothing)
+LIST_AUDITS = Endpoint("GET", f"{_API}/audits", AuditList)
+ORDER_AUDIT = Endpoint("POST", f"{_API}/audits", Audit)
 LIST_PIPELINES = Endpoint("GET", f"{_API}/pipelines", PipelineList)
 GET_PIPELINE = Endpoint("GET", f"{_API}/pipelines/{{name}}", Pipeline)
 

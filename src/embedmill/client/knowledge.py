@@ -9,6 +9,7 @@ from typing import Any
 from embedmill.client import endpoints as at
 from embedmill.client.asking import Asking
 from embedmill.client.operations import Listing, Operation
+from embedmill.client.records.coverage import CoverageReport, MinuteActivity, ProcessAnswer
 from embedmill.client.records.embedding_jobs import (
     EmbeddingJob,
     EmbeddingJobCounts,
@@ -111,6 +112,30 @@ class KnowledgeCalls:
         """How many there are in each state, as of two seconds ago at most."""
         call = at.COUNT_EMBEDDING_JOBS.call(query={"tenantId": tenant_id})
         return (await self._asking.ask(call)).stats
+
+    @Operation
+    async def coverage(self, *, pipeline: str | None = None) -> CoverageReport:
+        """How complete the vectors of each source are, and what the rest waits for."""
+        return await self._asking.ask(at.GET_COVERAGE.call(query={"pipeline": pipeline}))
+
+    @Operation
+    async def activity(self, *, minutes: int | None = None) -> tuple[MinuteActivity, ...]:
+        """What was embedded in each of the last minutes (60, unless told otherwise), oldest first."""
+        return (await self._asking.ask(at.GET_ACTIVITY.call(query={"minutes": minutes}))).activity
+
+    @Operation
+    async def process_queue(
+        self,
+        max_items: int | None = None,
+        *,
+        max_seconds: float | None = None,
+        pipeline: str | None = None,
+    ) -> ProcessAnswer:
+        """Have so much read and embedded within the call, where no worker runs. ApiConflictError while another call of
+        the tenant is at it."""
+        asked = {"maxItems": max_items, "maxSeconds": max_seconds, "pipeline": pipeline}
+        body = {name: value for name, value in asked.items() if value is not None}
+        return await self._asking.ask(at.PROCESS_QUEUE.call(body=body))
 
     @Operation
     async def usage(

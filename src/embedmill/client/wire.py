@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -72,7 +74,8 @@ class BlockingWire:
     """For coroutines that are run by a single step: it waits by blocking the thread."""
 
     def __init__(self, base_url: str) -> None:
-        self._client = httpx2.Client(trust_env=_uses_proxies(base_url))
+        trust_env = _uses_proxies(base_url)
+        self._client = httpx2.Client(trust_env=trust_env, verify=_certificates(trust_env))
 
     async def send(self, message: Message) -> Answer:
         with _told(message):
@@ -119,7 +122,8 @@ class AsyncWire:
     """For an event loop; files are read in a thread."""
 
     def __init__(self, base_url: str) -> None:
-        self._client = httpx2.AsyncClient(trust_env=_uses_proxies(base_url))
+        trust_env = _uses_proxies(base_url)
+        self._client = httpx2.AsyncClient(trust_env=trust_env, verify=_certificates(trust_env))
 
     async def send(self, message: Message) -> Answer:
         with _told(message):
@@ -172,6 +176,12 @@ async def _in_a_thread(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
 def _uses_proxies(base_url: str) -> bool:
     """The environment's proxies lead to the outside, and never to this machine."""
     return urlsplit(base_url).hostname not in _LOOPBACK
+
+
+@cache
+def _certificates(trust_env: bool) -> ssl.SSLContext:
+    """Read once for all clients of the process: it takes longer than a request."""
+    return httpx2.create_ssl_context(trust_env=trust_env)
 
 
 def _headers(message: Message) -> dict[str, str]:

@@ -18,7 +18,7 @@ from embedmill.core.chunking_parts import Kind, Section
 from embedmill.core.chunking_scale import CHARACTERS_PER_TOKEN, Scale
 from embedmill.core.chunking_units import Units, cut_into_units
 from embedmill.core.documents import Chunk, ChunkPlan, ParsedDocument, Place
-from embedmill.errors import ConfigurationError
+from embedmill.errors import ConfigurationError, DocumentError
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Counts tokens as the model does, the special tokens it adds to each text included."""
@@ -29,9 +29,11 @@ def chunk_document(document: ParsedDocument, plan: ChunkPlan, count_tokens: Coun
 
     Every non-whitespace character is in a chunk; a chunk begins and ends with none. Counting is asked for in
     few calls with many texts. Raises ConfigurationError when the plan contradicts itself or is too small
-    for a single character of the text.
+    for a single character of the text, and a DocumentError (`too_long`) where a plan of one chunk is.
     """
     _check_plan(plan)
+    if plan.is_whole:
+        return _whole(document.text, plan.max_tokens, count_tokens)
     scale = Scale(count_tokens)
     limit = plan.max_tokens - scale.special_tokens
     if limit < 1:
@@ -76,6 +78,23 @@ def place_of(places: Sequence[Place], start: int, end: int) -> tuple[str, str, s
     while places[last].kind != kind:
         last -= 1
     return kind, places[first].label, places[last].label
+
+
+def _whole(text: str, max_tokens: int, count_tokens: CountTokens) -> tuple[Chunk, ...]:
+    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    if start >= end:
+        return ()
+    # What is too long anyhow is not worth counting.
+    is_longer = end - start > max_tokens * CHARACTERS_PER_TOKEN
+    tokens = max_tokens + 1 if is_longer else count_tokens([text[start:end]])[0]
+    if tokens > max_tokens:
+        counted = f"more than {max_tokens}" if is_longer else str(tokens)
+        raise DocumentError(
+            "too_long",
+            f"The text has {counted} tokens, and the model reads {max_tokens} of one text: shorten it, or embed it in "
+            "chunks.",
+        )
+    return (Chunk(0, start, end, text[start:end], tokens),)
 
 
 def _check_plan(plan: ChunkPlan) -> None:

@@ -35,10 +35,12 @@ class ParsedDocument(msgspec.Struct, frozen=True):
 
 class ChunkPlan(msgspec.Struct, frozen=True):
     """How text is cut: at most `max_tokens` a chunk as the pipeline's model counts them (special tokens
-    included), of which up to `overlap_tokens` repeat the end of the chunk before."""
+    included), of which up to `overlap_tokens` repeat the end of the chunk before. `is_whole`: one chunk of all of the
+    text, or none where it is longer."""
 
     max_tokens: int
     overlap_tokens: int
+    is_whole: bool = False
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):

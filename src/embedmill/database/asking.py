@@ -14,6 +14,7 @@ import psycopg
 from psycopg import abc, adapt, pq
 
 _PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)")
+_OUTDATED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
 _ANSWERS = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 
@@ -37,19 +38,26 @@ class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         it through a pool gets another one.
         """
         async with self.lock:
-            prepared = self._statements.get(query) or await self._prepare(query)
-            values = prepared.transformer.dump_sequence(
-                [parameters[name] for name in prepared.parameters], prepared.formats
-            )
+            is_prepared = query in self._statements
             try:
-                self.pgconn.send_query_prepared(prepared.name, values, result_format=pq.Format.BINARY)
-                result = await self._answer()
-            except (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported):
-                # Another schema than it was prepared for, or another session: prepared anew by whoever asks again.
-                del self._statements[query]
-                raise
-            prepared.transformer.set_pgresult(result)
-            return prepared.transformer.load_rows(0, result.ntuples, tuple)
+                return await self._ask(query, parameters)
+            except _OUTDATED:
+                # Another schema than it was prepared for, or psycopg has dropped all statements of the session, as it
+                # does after a rollback or a DROP. Outside of a transaction nothing was done by it: it is asked anew.
+                self._statements.pop(query, None)
+                if not is_prepared or self.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+                    raise
+                return await self._ask(query, parameters)
+
+    async def _ask(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        prepared = self._statements.get(query) or await self._prepare(query)
+        values = prepared.transformer.dump_sequence(
+            [parameters[name] for name in prepared.parameters], prepared.formats
+        )
+        self.pgconn.send_query_prepared(prepared.name, values, result_format=pq.Format.BINARY)
+        result = await self._answer()
+        prepared.transformer.set_pgresult(result)
+        return prepared.transformer.load_rows(0, result.ntuples, tuple)
 
     @cached_property
     def _statements(self) -> dict[str, _Prepared]:

@@ -29,10 +29,13 @@ class Generation(msgspec.Struct, frozen=True):
     recipe_hash: str
     dimensions: int
     storage: str
+    chunk_set: int = 1
+    """Which of the pipeline's chunks it embeds: generations of one plan share them."""
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """A named recipe from content to vectors, with one of its generations (the current one, as a rule)."""
+    """A named recipe from content to vectors, with one of its generations (the live one, as a rule). The plan of
+    chunks and the price are that generation's."""
 
     id: int
     tenant_id: int
@@ -104,17 +107,28 @@ async def pipeline_of_generation(database: Database, generation_id: int) -> Pipe
     return found[0]
 
 
+def check_storage(storage: str, dimensions: int) -> None:
+    """Raises ConfigurationError where pgvector could not index such vectors."""
+    largest = _LARGEST_INDEXED.get(storage)
+    if largest is None:
+        raise ConfigurationError(f"--storage is vector or halfvec, not {storage!r}")
+    if dimensions > largest:
+        advice = " or use --storage halfvec (up to 4000)" if storage == "vector" else ""
+        raise ConfigurationError(
+            f"pgvector indexes at most {largest} dimensions of {storage}: "
+            f"ask the model for fewer --dimensions than {dimensions}{advice}"
+        )
+
+
+def check_plan(plan: ChunkPlan) -> None:
+    """Raises ConfigurationError for a plan of chunks that no pipeline can have."""
+    if not (8 <= plan.max_tokens <= 100_000 and 0 <= plan.overlap_tokens <= plan.max_tokens // 2):
+        raise ConfigurationError("--chunk-tokens must be 8 to 100000 and --chunk-overlap at most half of it")
+
+
 async def create_pipeline(database: Database, tenant: int, new: NewPipeline) -> Pipeline:
     """Make a pipeline. Raises ConfigurationError where pgvector could not index it or its name is taken."""
-    largest = _LARGEST_INDEXED.get(new.storage)
-    if largest is None:
-        raise ConfigurationError(f"--storage is vector or halfvec, not {new.storage!r}")
-    if new.spec.dimensions > largest:
-        advice = " or use --storage halfvec (up to 4000)" if new.storage == "vector" else ""
-        raise ConfigurationError(
-            f"pgvector indexes at most {largest} dimensions of {new.storage}: "
-            f"ask the model for fewer --dimensions than {new.spec.dimensions}{advice}"
-        )
+    check_storage(new.storage, new.spec.dimensions)
     try:
         await database.fetch(
             _SQL["create_pipeline"],
@@ -190,7 +204,13 @@ def _pipeline(row: tuple[Any, ...]) -> Pipeline:
         calls_per_minute=row[9],
         tokens_per_minute=row[10],
         generation=Generation(
-            id=row[11], number=row[12], spec=spec, recipe_hash=row[14], dimensions=row[15], storage=row[16]
+            id=row[11],
+            number=row[12],
+            spec=spec,
+            recipe_hash=row[14],
+            dimensions=row[15],
+            storage=row[16],
+            chunk_set=row[20],
         ),
         tenant_weight=row[17],
         paused_at=row[18],

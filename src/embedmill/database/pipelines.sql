@@ -1,9 +1,9 @@
 -- name: select_pipelines
 -- Pipelines of a tenant with their current generations; by name, by number, by generation, or all (NULL).
-SELECT p.id, p.tenant_id, p.name, p.view_name, p.chunk_tokens, p.chunk_overlap, p.text_search_config::text,
-       p.price_per_million_tokens, p.quota_key, l.calls_per_minute, l.tokens_per_minute,
+SELECT p.id, p.tenant_id, p.name, p.view_name, g.chunk_tokens, g.chunk_overlap, p.text_search_config::text,
+       g.price_per_million_tokens, p.quota_key, l.calls_per_minute, l.tokens_per_minute,
        g.id, g.number, g.spec::text, g.recipe_hash, g.dimensions, g.storage, t.weight, p.paused_at,
-       q.uses_defaults
+       q.uses_defaults, g.chunk_set
   FROM embedmill.pipelines p
   JOIN embedmill.quotas q ON q.quota_key = p.quota_key
  CROSS JOIN LATERAL embedmill.quota_limits(q) AS l

@@ -6,7 +6,7 @@ Order of locks, as everywhere: document, vectors and chunks, jobs, counters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import msgspec
@@ -15,13 +15,13 @@ import psycopg
 from embedmill.core.batching import Unit
 from embedmill.core.hashing import text_hash
 from embedmill.core.pricing import cost_usd
-from embedmill.database.copying import copying
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
 from embedmill.embed.books import Books
+from embedmill.embed.columns import store_vectors
 from embedmill.embed.results import Call
-from embedmill.embed.vector_copy import VECTOR_COLUMNS, encode_vectors
+from embedmill.embed.vector_copy import encode_vectors
 from embedmill.ports import Vectors
 
 _SQL = load_queries("embedmill.embed", "embed.sql")
@@ -60,11 +60,16 @@ class DirectPersistence:
             if not await self._is_current(connection, work):
                 return set()
             cursor = await connection.execute(
-                _SQL["donate_vectors"].format(vectors=self._vectors, donors=vectors_table(generation_id)),
-                {"chunk_ids": [chunk for chunk, _ in pairs], "donors": [donor for _, donor in pairs]},
+                _SQL["donate_vectors"],
+                {
+                    "generation_id": self._generation.id,
+                    "donor_generation_id": generation_id,
+                    "chunk_ids": [chunk for chunk, _ in pairs],
+                    "donors": [donor for _, donor in pairs],
+                },
             )
             copied = {row[0] for row in await cursor.fetchall()}
-            await self._count(connection, work, embedded=len(copied), reused=len(copied))
+            await self._count(connection, work, embedded=copied, reused=len(copied))
         return copied
 
     async def write_response(
@@ -92,7 +97,9 @@ class DirectPersistence:
         prefix = self._generation.spec.document_prefix
         async with self._database.transaction() as connection:
             is_current = await self._is_current(connection, work)
-            cursor = await connection.execute(_SQL["is_recorded"], {"call_id": call.id})
+            cursor = await connection.execute(
+                _SQL["is_recorded"], {"call_id": call.id, "generation_id": self._generation.id}
+            )
             recorded = await cursor.fetchone()
             if recorded and recorded[0]:
                 return 0  # committed before, only the answer to COMMIT was lost
@@ -105,11 +112,12 @@ class DirectPersistence:
             if ours:
                 chunk_ids, hashes, rows = ([o[0] for o in ours], [o[1] for o in ours], [o[2] for o in ours])
                 pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
-                async with copying(connection, self._vectors, VECTOR_COLUMNS, binary=True) as copy:
-                    for piece in pieces:
-                        await copy.write(piece)
+                into_columns = bool(recorded and recorded[1])
+                await store_vectors(connection, self._generation.id, pieces, into_columns=into_columns)
             await self._books.record_usage(connection, call, {work.job_id})
-            await self._count(connection, work, embedded=len(ours), tokens=call.tokens)
+            await self._count(
+                connection, work, embedded=[chunk_id for chunk_id, _, _ in ours], tokens=call.tokens
+            )
             await self._books.settle_budget(connection, call)
         return len(ours)
 
@@ -129,7 +137,7 @@ class DirectPersistence:
                     "error_message": message,
                 },
             )
-            await self._count(connection, work, failed=len(await cursor.fetchall()))
+            await self._count(connection, work, refused=[row[0] for row in await cursor.fetchall()])
 
     async def _is_current(self, connection: Connection, work: DirectWork) -> bool:
         """Whether the document still has the content that we embed; its row is ours from here on."""
@@ -143,9 +151,9 @@ class DirectPersistence:
         connection: Connection,
         work: DirectWork,
         *,
-        embedded: int = 0,
+        embedded: Collection[int] = (),
         reused: int = 0,
-        failed: int = 0,
+        refused: Collection[int] = (),
         tokens: int = 0,
     ) -> None:
         """The job's and the pipeline's counters; the job's row says whether it was cancelled."""
@@ -154,9 +162,9 @@ class DirectPersistence:
             _DIRECT["advance_job"],
             {
                 "job_id": work.job_id,
-                "embedded": embedded,
+                "embedded": len(embedded),
                 "reused": reused,
-                "failed": failed,
+                "failed": len(refused),
                 "tokens": tokens,
                 "cost": cost,
             },
@@ -164,8 +172,8 @@ class DirectPersistence:
         row = await cursor.fetchone()
         work.is_wanted = bool(row and row[0])
         await connection.execute(
-            _SQL["count_coverage"],
-            {"generation_id": self._generation.id, "embedded": embedded, "unembeddable": failed},
+            _SQL["count_chunks"],
+            {"generation_id": self._generation.id, "embedded": list(embedded), "refused": list(refused)},
         )
 
     async def record_call(self, call: Call, work: DirectWork) -> None:

@@ -19,12 +19,7 @@ SELECT content_hash, donor, donor_generation_id FROM embedmill.find_donors(%(gen
 
 -- name: donate_vectors
 -- Copies vectors of the same text within the tenant: paid once. Skips donors that went meanwhile.
-INSERT INTO {vectors} (chunk_id, input_hash, embedding)
-SELECT w.chunk_id, v.input_hash, v.embedding
-  FROM unnest(%(chunk_ids)s::bigint[], %(donors)s::bigint[]) AS w (chunk_id, donor)
-  JOIN {donors} v ON v.chunk_id = w.donor
-ON CONFLICT (chunk_id) DO NOTHING
-RETURNING chunk_id;
+SELECT embedmill.donate_vectors(%(generation_id)s, %(donor_generation_id)s, %(chunk_ids)s::bigint[], %(donors)s::bigint[]);
 
 -- name: standing_vectors
 -- Which of these chunks have a vector already.
@@ -41,8 +36,10 @@ VALUES (%(tenant_id)s, %(pipeline_id)s, %(generation_id)s, %(worker_id)s, %(call
 ON CONFLICT (call_id) DO NOTHING;
 
 -- name: is_recorded
--- Whether a call was committed, when the answer to COMMIT was lost.
-SELECT EXISTS (SELECT FROM embedmill.llm_usage_log WHERE call_id = %(call_id)s);
+-- Whether a call was committed, when the answer to COMMIT was lost; and whether vectors of this generation are for
+-- columns of users' tables.
+SELECT EXISTS (SELECT FROM embedmill.llm_usage_log WHERE call_id = %(call_id)s),
+       EXISTS (SELECT FROM embedmill.target_columns WHERE generation_id = %(generation_id)s);
 
 -- name: reserve_budget
 -- Reserves what a call may cost; rows say which budgets have no room.
@@ -67,9 +64,9 @@ SELECT embedmill.advance_items(%(item_ids)s, %(tokens)s, %(lease_seconds)s);
 SELECT embedmill.advance_jobs(%(jobs)s::uuid[], %(embedded)s::integer[], %(reused)s::integer[],
                               %(failed)s::integer[], %(tokens)s::bigint[], %(costs)s::numeric[]);
 
--- name: count_coverage
+-- name: count_chunks
 -- Coverage by counters, never by scans.
-SELECT embedmill.count_coverage(%(generation_id)s, %(embedded)s, %(unembeddable)s);
+SELECT embedmill.count_chunks(%(generation_id)s, %(embedded)s::bigint[], %(refused)s::bigint[]);
 
 -- name: bury_chunks
 -- Chunks that the provider refuses for good; returns those that were not marked before.

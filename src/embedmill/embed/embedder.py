@@ -28,7 +28,7 @@ from embedmill.embed.budgeting import Budgets, Cashier
 from embedmill.embed.calling import Caller, call_limits
 from embedmill.embed.gate import LONGEST_WAIT_SECONDS, Gate, ProviderAwayError, Slot
 from embedmill.embed.holding import Holdings, LeaseWatch
-from embedmill.embed.loading import Loader
+from embedmill.embed.loading import Allowance, Loader
 from embedmill.embed.persistence import Persistence
 from embedmill.embed.results import Call, Outcome
 from embedmill.embed.returns import Returns
@@ -71,8 +71,10 @@ class Embedder:
         lease_age: Callable[[], float] = lambda: 0.0,
         batch_size: int = 500,
         tenant_weight: float = 1.0,
+        allowance: Allowance | None = None,
     ) -> None:
-        """`lease_age` gives the seconds since the worker's last heartbeat; `batch_size` bounds a claim's items."""
+        """`lease_age` gives the seconds since the worker's last heartbeat; `batch_size` bounds a claim's items, the
+        `allowance` those of all claims together."""
         self.pipeline = pipeline
         self._database = database
         self._generation_id = pipeline.generation.id
@@ -97,6 +99,7 @@ class Embedder:
             batch_size=batch_size,
             lease_seconds=lease_seconds,
             on_budget=lambda has_budget: self._budgets.watch(has_budget=has_budget),
+            allowance=allowance,
         )
         self._returns = Returns(
             database,

@@ -3,6 +3,7 @@ rule is core/indexing.py. Search reads exactly while there is no index, so it is
 
 from __future__ import annotations
 
+import psycopg
 import structlog
 from psycopg import sql
 
@@ -24,7 +25,10 @@ async def keep_index(database: Database, pipeline: Pipeline, *, may_build: bool 
         try:
             if not await _lock(connection, generation):
                 return IndexStep.KEEP
-            step = await _step(connection, generation, may_build=may_build)
+            try:
+                step = await _step(connection, generation, may_build=may_build)
+            except psycopg.errors.UndefinedTable:
+                step = IndexStep.KEEP  # pruned in this instant
             await connection.execute(_SQL["unlock"], {"generation_id": generation.id})
         except BaseException:
             # Cancelled at any word, also while the lock was given: it goes with its session, for nobody knows.

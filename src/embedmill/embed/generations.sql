@@ -1,14 +1,23 @@
 -- name: index_facts
 -- What decides about the index of a generation: vectors that stand, chunks that wait (counted up to where more
--- makes no difference: core/indexing.py asks for twice the vectors), and the index: absent (NULL), half-built
--- (false) or ready (true).
-SELECT (SELECT embedded FROM embedmill.coverage_counters WHERE generation_id = %(generation_id)s),
+-- makes no difference: core/indexing.py asks for twice the vectors), rows that are not even read yet among them, and the
+-- index: absent (NULL), half-built (false) or ready (true).
+SELECT (SELECT embedded FROM embedmill.generation_coverage WHERE generation_id = %(generation_id)s),
        (SELECT coalesce(sum(chunks), 0)::bigint
           FROM (SELECT coalesce(q.last_ordinal - q.first_ordinal + 1, 1) AS chunks
                   FROM embedmill.embedding_queue q
                  WHERE q.generation_id = %(generation_id)s
-                 LIMIT greatest(50000, 2 * (SELECT embedded FROM embedmill.coverage_counters
-                                             WHERE generation_id = %(generation_id)s))) waiting),
+                 LIMIT greatest(50000, 2 * (SELECT embedded FROM embedmill.generation_coverage
+                                             WHERE generation_id = %(generation_id)s))) waiting)
+       + (SELECT coalesce(sum(greatest(s.rows - s.documents, 0)), 0)::bigint
+            FROM embedmill.record_sources s JOIN embedmill.generations g ON g.pipeline_id = s.pipeline_id
+           WHERE g.id = %(generation_id)s AND s.paused_at IS NULL)
+       + (SELECT coalesce(sum(cardinality(r.keys)), 0)::bigint
+            FROM embedmill.record_sources s
+            JOIN embedmill.generations g ON g.pipeline_id = s.pipeline_id
+           CROSS JOIN LATERAL (SELECT c.keys FROM embedmill.record_changes c
+                                WHERE c.record_source_id = s.id AND c.operation = 'I' LIMIT 1000) r
+           WHERE g.id = %(generation_id)s AND s.paused_at IS NULL),
        (SELECT i.indisvalid
           FROM pg_index i
           JOIN pg_class c ON c.oid = i.indexrelid

@@ -4,24 +4,27 @@ the truth is the database's, and whatever stands here may be lost at any moment.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
+from embedmill.core.batching import Target
 from embedmill.database.patience import patiently
 from embedmill.database.pool import Database
 from embedmill.queue.items import Item, Return, hold_items
 
 
 class HeldItem:
-    """A claimed item: `waiting` chunks without a vector, of which calls in flight will write some.
+    """A claimed item: `chunks` that lacked a vector when it was claimed, of which `waiting` still do and calls in
+    flight will write some.
 
     An item goes back only when no call of its own is in flight, or what that call was paid for would be
     fenced off. Until then the `verdict` waits.
     """
 
-    def __init__(self, item: Item, waiting: int) -> None:
+    def __init__(self, item: Item, chunks: Collection[int]) -> None:
         self.item = item
-        self.waiting = waiting
+        self.chunks = frozenset(chunks)
+        self.waiting = len(self.chunks)
         self.calls_in_flight = 0
         self.verdict: Return | None = None
 
@@ -40,9 +43,15 @@ class Holdings:
     def __contains__(self, item_id: int) -> bool:
         return item_id in self._held
 
-    def take(self, item: Item, waiting: int) -> None:
-        """Hold an item anew. Whatever was held of it under an older lease is void."""
-        self._held[item.id] = HeldItem(item, waiting)
+    def take(self, item: Item, chunks: Collection[int]) -> None:
+        """Hold an item anew, for these chunks. Whatever was held of it under an older lease is void."""
+        self._held[item.id] = HeldItem(item, chunks)
+
+    def wants(self, target: Target) -> bool:
+        """Whether a vector is still wanted there. A call that set off under an older lease may bring some for chunks
+        that another content of the document has replaced: the new lease does not cover them."""
+        held = self._held.get(target.item_id)
+        return held is not None and target.chunk_id in held.chunks
 
     def get(self, item_id: int) -> HeldItem | None:
         return self._held.get(item_id)

@@ -3,7 +3,7 @@ unit; must not call a provider."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -21,6 +21,13 @@ from embedmill.queue.items import Item, claim_items, delete_claimed_documents
 _SQL = load_queries("embedmill.embed", "embed.sql")
 
 
+class Allowance:
+    """How many items may still be claimed, by all who share it: of whoever does so much and no more."""
+
+    def __init__(self, items: int) -> None:
+        self.left = items
+
+
 class Loader:
     """Turns claims into units for the packer."""
 
@@ -35,9 +42,11 @@ class Loader:
         batch_size: int,
         lease_seconds: float,
         on_budget: Callable[[bool], None] = lambda has_budget: None,
+        allowance: Allowance | None = None,
     ) -> None:
         """A claim brings at most `batch_size` items: it is a transaction and a load. `on_budget` is told with each
-        load whether the tenant has any budget."""
+        load whether the tenant has any budget. No more is claimed than the `allowance` allows."""
+        self._allowance = allowance
         self._database = database
         self._generation_id = pipeline.generation.id
         self._tenant_id = pipeline.tenant_id
@@ -52,15 +61,23 @@ class Loader:
         """Claim and load about as much as the next call lacks; returns what ended without a call, None where
         nothing was ready."""
         inputs, tokens = packer.room
+        most = min(self._batch_size, inputs)
+        if self._allowance is not None:
+            most = min(most, self._allowance.left)
+            if most <= 0:
+                return None
+            self._allowance.left -= most  # before the claim: others of its sharers claim meanwhile
         items = await claim_items(
             self._database,
             self._worker_id,
             self._generation_id,
-            max_items=min(self._batch_size, inputs),
+            max_items=most,
             max_chunks=inputs,
             max_tokens=tokens,
             lease_seconds=self._lease_seconds,
         )
+        if self._allowance is not None:
+            self._allowance.left += most - len(items)
         if not items:
             return None
         try:
@@ -101,11 +118,13 @@ class Loader:
         if rows:
             self._on_budget(rows[0][5])
         chunks = [_Wanted(Target(row[0], row[1]), row[2], row[3], row[4]) for row in rows]
-        waiting = Counter(chunk.target.item_id for chunk in chunks)
+        lacking: dict[int, list[int]] = defaultdict(list)
+        for chunk in chunks:
+            lacking[chunk.target.item_id].append(chunk.target.chunk_id)
         for item in items:
-            holdings.take(item, waiting=waiting[item.id])
+            holdings.take(item, lacking[item.id])
 
-        empty = [item for item in items if not waiting[item.id]]
+        empty = [item for item in items if not lacking[item.id]]
         if empty:
             outcomes.append(await self._persistence.complete_empty(empty, holdings))
         # First to the calls that carry the same text already: none takes off while we load, so what has not

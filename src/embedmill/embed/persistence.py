@@ -15,14 +15,14 @@ import psycopg
 from embedmill.core.batching import Target, Unit
 from embedmill.core.hashing import text_hash
 from embedmill.core.pricing import apportion
-from embedmill.database.copying import copying
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
 from embedmill.embed.books import Books
+from embedmill.embed.columns import store_vectors
 from embedmill.embed.holding import Holdings
 from embedmill.embed.results import Call, Donor, Outcome, Written
-from embedmill.embed.vector_copy import VECTOR_COLUMNS, encode_vectors
+from embedmill.embed.vector_copy import encode_vectors
 from embedmill.ports import Vectors
 from embedmill.queue.items import Item, complete_items
 
@@ -72,19 +72,16 @@ class Persistence:
         items = holdings.items(target.item_id for unit in units for target in unit.targets)
         async with self._counted(holdings) as (connection, done):
             held = await self._hold(connection, items)
-            if await self._is_recorded(connection, call):
+            is_recorded, into_columns = await self._look_up(connection, call)
+            if is_recorded:
                 return await self._resume(connection, units, items, held, holdings, done)
-            written, hashes, rows = self._select_targets(call, units, held, skip)
+            written, hashes, rows = self._select_targets(call, units, held, skip, holdings)
             if written.ours:
                 chunk_ids = [target.chunk_id for target in written.ours]
                 pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
-                async with copying(connection, self._vectors, VECTOR_COLUMNS, binary=True) as copy:
-                    for piece in pieces:
-                        await copy.write(piece)
+                await store_vectors(connection, self._generation.id, pieces, into_columns=into_columns)
             await self._books.record_usage(connection, call, {item.job_id for item in items})
-            outcome = await self._settle(
-                connection, items, held, written, holdings, done, embedded=len(written.ours)
-            )
+            outcome = await self._settle(connection, items, held, written, holdings, done)
             await self._books.settle_budget(connection, call)
             return outcome
 
@@ -105,8 +102,10 @@ class Persistence:
             served: list[Target] = []
             for generation_id, pairs in by_generation.items():
                 cursor = await connection.execute(
-                    _SQL["donate_vectors"].format(vectors=self._vectors, donors=vectors_table(generation_id)),
+                    _SQL["donate_vectors"],
                     {
+                        "generation_id": self._generation.id,
+                        "donor_generation_id": generation_id,
                         "chunk_ids": [target.chunk_id for target, _ in pairs],
                         "donors": [donor.chunk_id for _, donor in pairs],
                     },
@@ -114,9 +113,7 @@ class Persistence:
                 copied = {row[0] for row in await cursor.fetchall()}
                 served += [target for target, _ in pairs if target.chunk_id in copied]
             written = Written(served, [0] * len(served), served)
-            outcome = await self._settle(
-                connection, items, held, written, holdings, done, embedded=len(served), reused=True
-            )
+            outcome = await self._settle(connection, items, held, written, holdings, done, reused=True)
         return set(served), outcome
 
     async def bury_chunks(self, unit: Unit, reason: str, message: str, holdings: Holdings) -> Outcome:
@@ -124,7 +121,8 @@ class Persistence:
         items = holdings.items(target.item_id for target in unit.targets)
         async with self._counted(holdings) as (connection, done):
             held = await self._hold(connection, items)
-            buried = [target for target in dict.fromkeys(unit.targets) if target.item_id in held]
+            targets = [target for target in dict.fromkeys(unit.targets) if holdings.wants(target)]
+            buried = [target for target in targets if target.item_id in held]
             cursor = await connection.execute(
                 _SQL["bury_chunks"],
                 {
@@ -138,7 +136,7 @@ class Persistence:
             marked = {row[0] for row in await cursor.fetchall()}
             ours = [target for target in buried if target.chunk_id in marked]
             written = Written(buried, [0] * len(buried), ours)
-            return await self._settle(connection, items, held, written, holdings, done, buried=len(ours))
+            return await self._settle(connection, items, held, written, holdings, done, buried=True)
 
     async def complete_empty(self, items: Sequence[Item], holdings: Holdings) -> Outcome:
         """End items whose every chunk had its vector already when they were claimed."""
@@ -162,13 +160,16 @@ class Persistence:
         )
         return dict(await cursor.fetchall())
 
-    async def _is_recorded(self, connection: Connection, call: Call) -> bool:
-        cursor = await connection.execute(_SQL["is_recorded"], {"call_id": call.id})
+    async def _look_up(self, connection: Connection, call: Call) -> tuple[bool, bool]:
+        """Whether a call was committed before, and whether vectors are for columns of users' tables."""
+        cursor = await connection.execute(
+            _SQL["is_recorded"], {"call_id": call.id, "generation_id": self._generation.id}
+        )
         row = await cursor.fetchone()
-        return bool(row and row[0])
+        return (False, False) if row is None else (row[0], row[1])
 
     def _select_targets(
-        self, call: Call, units: Sequence[Unit], held: Held, skip: set[int]
+        self, call: Call, units: Sequence[Unit], held: Held, skip: set[int], holdings: Holdings
     ) -> tuple[Written, list[bytes], list[int]]:
         """What of the response is still wanted, and for each chunk that we write its hash and its row of the
         response; a text's share of the tokens that the provider counted is charged to its first target."""
@@ -182,7 +183,7 @@ class Persistence:
             input_hash = text_hash(prefix + unit.text) if prefix else unit.content_hash
             # An item that was lost and claimed again on the way stands here twice for the same chunk.
             for target in dict.fromkeys(unit.targets):
-                if target.item_id not in held:
+                if target.item_id not in held or not holdings.wants(target):
                     continue
                 written.targets.append(target)
                 written.tokens.append(tokens)
@@ -202,9 +203,8 @@ class Persistence:
         holdings: Holdings,
         done: dict[int, int],
         *,
-        embedded: int = 0,
         reused: bool = False,
-        buried: int = 0,
+        buried: bool = False,
     ) -> Outcome:
         """Counters and ends, inside the transaction that holds the items.
 
@@ -226,13 +226,19 @@ class Persistence:
             )
         completed = await complete_items(connection, self._generation.id, ending) if ending else set()
         await self._books.advance_jobs(
-            connection, items, written, tokens, completed, reused=reused, buried=bool(buried)
+            connection, items, written, tokens, completed, reused=reused, buried=buried
         )
-        if embedded or buried:
+        if written.ours:
+            chunk_ids = [target.chunk_id for target in written.ours]
             await connection.execute(
-                _SQL["count_coverage"],
-                {"generation_id": self._generation.id, "embedded": embedded, "unembeddable": buried},
+                _SQL["count_chunks"],
+                {
+                    "generation_id": self._generation.id,
+                    "embedded": [] if buried else chunk_ids,
+                    "refused": chunk_ids if buried else [],
+                },
             )
+        embedded = 0 if buried else len(written.ours)
         return Outcome.of(embedded, items, held, ending, completed, _cancelled(held))
 
     async def _resume(
@@ -245,7 +251,12 @@ class Persistence:
         done: dict[int, int],
     ) -> Outcome:
         """The call had been committed, only the answer to COMMIT was lost: count down and write nothing."""
-        targets = [target for unit in units for target in unit.targets if target.item_id in held]
+        targets = [
+            target
+            for unit in units
+            for target in unit.targets
+            if target.item_id in held and holdings.wants(target)
+        ]
         ending = self._count_down(targets, held, holdings, done)
         completed = await complete_items(connection, self._generation.id, ending) if ending else set()
         await self._books.advance_jobs(

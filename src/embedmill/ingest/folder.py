@@ -26,7 +26,8 @@ from embedmill.errors import DocumentError
 from embedmill.ingest.discovery import Found, missing_sources
 from embedmill.ingest.parsing import ParserPool
 from embedmill.ingest.parsing_protocol import ParseRequest, TokenizerSpec
-from embedmill.ingest.storing import Launched, SourceContent, Storing
+from embedmill.ingest.storing import Launched, PipelineSwitchedError, SourceContent, Storing
+from embedmill.ports import ProviderSpec
 
 _SQL = load_queries("embedmill.ingest", "ingest.sql")
 SOURCE_TYPE = "file"
@@ -86,7 +87,7 @@ class FolderIngestion:
         parsers: ParserPool,
         storing: Storing,
         *,
-        tokenizer: TokenizerSpec,
+        tokenizer: Callable[[ProviderSpec], TokenizerSpec],
         max_file_bytes: int,
         files_at_once: int,
         embed_directly: Callable[[int, UUID], Awaitable[None]],
@@ -140,13 +141,21 @@ class FolderIngestion:
             run.bytes_read += content.size_bytes or 0
             if known is not None and _is_done(known, content):
                 return await self._go_on(path, known, run)
-            reply = await self._parsers.parse(self._request(path))
+            launched = await self._parse(path, content)
         except DocumentError as error:
             return await self._fail(path, content, known, error)
-        launched = await patiently(partial(self._storing.save, content, reply.document, reply.chunks))
         await self._see_to(launched, run)
         verdict = Verdict.ADDED if known is None else Verdict.CHANGED
         return FileReport(str(path), verdict, chunks=launched.chunks)
+
+    async def _parse(self, path: Path, content: SourceContent) -> Launched:
+        """Read, cut and saved; again, where the pipeline was switched to another plan of chunks meanwhile."""
+        while True:
+            reply = await self._parsers.parse(self._request(path))
+            try:
+                return await patiently(partial(self._storing.save, content, reply.document, reply.chunks))
+            except PipelineSwitchedError:
+                await patiently(self._storing.refresh)
 
     async def _see_to(self, launched: Launched, run: FolderRun) -> None:
         """What the queue did not take is embedded here and now."""
@@ -179,8 +188,8 @@ class FolderIngestion:
             name=path.name,
             path=str(path),
             max_bytes=self._max_file_bytes,
-            plan=self._pipeline.chunk_plan,
-            tokenizer=self._tokenizer,
+            plan=self._storing.pipeline.chunk_plan,
+            tokenizer=self._tokenizer(self._storing.pipeline.generation.spec),
         )
 
     async def _look_up(self, files: Sequence[Path]) -> dict[str, _Known]:

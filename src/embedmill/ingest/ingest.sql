@@ -42,31 +42,21 @@ RETURNING id, version;
 -- What was under way for the older content stops here.
 SELECT embedmill.cancel_document_items(%(document_id)s, 'superseded by newer content');
 
--- name: standing_chunks
--- The chunks of the older content, in order.
-SELECT id, content_hash, ordinal, start_offset, end_offset, place_kind, place_first, place_last, heading_path
-  FROM embedmill.knowledge_chunks WHERE document_id = %(document_id)s ORDER BY ordinal;
+-- name: note_recut
+-- Other plans of chunks of this document are to be cut anew; false: this plan is not the live one any more.
+SELECT embedmill.note_recut(ARRAY[%(document_id)s::bigint], %(chunk_set)s);
 
--- name: delete_chunks
--- Passages that are no more; their vectors and counters follow by trigger.
-DELETE FROM embedmill.knowledge_chunks WHERE id = ANY (%(chunk_ids)s);
-
--- name: move_chunks
--- Unchanged passages that stand elsewhere now; they keep their vectors.
-UPDATE embedmill.knowledge_chunks c
-   SET ordinal = m.ordinal, start_offset = m.start_offset, end_offset = m.end_offset,
-       place_kind = m.place_kind, place_first = m.place_first, place_last = m.place_last,
-       heading_path = ARRAY(SELECT jsonb_array_elements_text(m.heading_path))
-  FROM unnest(%(chunk_ids)s::bigint[], %(ordinals)s::integer[], %(starts)s::integer[], %(ends)s::integer[],
-              %(place_kinds)s::text[], %(place_firsts)s::text[], %(place_lasts)s::text[], %(heading_paths)s::jsonb[])
-       AS m (id, ordinal, start_offset, end_offset, place_kind, place_first, place_last, heading_path)
- WHERE c.id = m.id;
+-- name: delete_all_chunks
+-- The chunks of a document that can no longer be read, by every plan, and that it was to be cut by one.
+WITH cuts AS (DELETE FROM embedmill.stale_cuts WHERE document_id = %(document_id)s)
+DELETE FROM embedmill.knowledge_chunks WHERE document_id = %(document_id)s;
 
 -- name: save_text
 -- The text that the offsets point into.
-INSERT INTO embedmill.knowledge_document_texts (document_id, tenant_id, text)
-VALUES (%(document_id)s, %(tenant_id)s, %(text)s)
-ON CONFLICT (document_id) DO UPDATE SET text = excluded.text;
+INSERT INTO embedmill.knowledge_document_texts (document_id, tenant_id, text, is_markdown, places)
+VALUES (%(document_id)s, %(tenant_id)s, %(text)s, %(is_markdown)s, %(places)s::jsonb)
+ON CONFLICT (document_id) DO UPDATE
+   SET text = excluded.text, is_markdown = excluded.is_markdown, places = excluded.places;
 
 -- name: delete_text
 -- A document that can no longer be read has no text.
@@ -130,7 +120,7 @@ SELECT count(*), coalesce(sum(inputs), 0)::bigint, coalesce(sum(input_tokens), 0
 
 -- name: coverage
 -- Chunks, embedded, unembeddable, of a generation.
-SELECT chunks, embedded, unembeddable FROM embedmill.coverage_counters WHERE generation_id = %(generation_id)s;
+SELECT chunks, embedded, unembeddable FROM embedmill.generation_coverage WHERE generation_id = %(generation_id)s;
 
 -- name: is_settled
 -- Whether a run has ended: no live job, and no live item of a document whose job failed early.

@@ -29,11 +29,15 @@ SELECT j.id, j.document_id, j.batch_id, p.name, d.source_type, d.source_id, coal
  LIMIT %(limit)s;
 
 -- name: select_chunks
--- The chunks of a job's document, from an ordinal on.
+-- The chunks of a job's document, from an ordinal on: those of the live generation.
 SELECT c.id, c.ordinal, c.text, c.token_count, c.start_offset, c.end_offset, c.place_kind, c.place_first, c.place_last,
        c.heading_path, c.error_reason
   FROM embedmill.knowledge_chunks c
  WHERE c.document_id = %(document_id)s AND c.ordinal >= %(first_ordinal)s
+   AND c.chunk_set = (SELECT g.chunk_set FROM embedmill.knowledge_documents d
+                        JOIN embedmill.pipelines p ON p.id = d.pipeline_id
+                        JOIN embedmill.generations g ON g.id = p.current_generation_id
+                       WHERE d.id = %(document_id)s)
  ORDER BY c.ordinal LIMIT %(limit)s;
 
 -- name: select_text

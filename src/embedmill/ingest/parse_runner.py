@@ -33,7 +33,7 @@ from embedmill.errors import (
 )
 from embedmill.ingest.parsing import ParserPool
 from embedmill.ingest.parsing_protocol import ParseRequest, TokenizerSpec
-from embedmill.ingest.storing import ParseLease, SourceContent, Storing
+from embedmill.ingest.storing import ParseLease, PipelineSwitchedError, SourceContent, Storing
 from embedmill.ports import Fetcher, Originals, ProviderSpec, original_key
 
 _SQL = load_queries("embedmill.ingest", "staging.sql")
@@ -230,32 +230,33 @@ class ParseRunner:
         )
 
     async def _parse(self, job: ParseJob, pipeline: Pipeline) -> None:
+        """Read, cut and saved; again, where the pipeline was switched to another plan of chunks meanwhile."""
         assert job.original_key is not None  # noqa: S101 - fetched, if it was not uploaded
-        plan = pipeline.chunk_plan
-        if job.chunk_tokens is not None:
-            plan = ChunkPlan(
-                max_tokens=job.chunk_tokens,
-                overlap_tokens=min(plan.overlap_tokens, job.chunk_tokens // 2)
-                if job.chunk_overlap is None
-                else job.chunk_overlap,
-            )
         name = job.name or job.source_id
-        async with self._originals.open_path(job.original_key) as path:
-            reply = await self._parsers.parse(
-                ParseRequest(
-                    name=name,
-                    path=str(path),
-                    media_type=job.media_type,
-                    max_bytes=self._max_file_bytes,
-                    plan=plan,
-                    tokenizer=self._tokenizer(pipeline.generation.spec),
-                )
-            )
         content = SourceContent(
             job.source_type, job.source_id, name, job.size_bytes, job.content_hash, job.metadata
         )
         storing = Storing(self._database, pipeline, batch_id=None)
-        await patiently(partial(storing.save_parsed, job.lease, content, reply.document, reply.chunks))
+        async with self._originals.open_path(job.original_key) as path:
+            while True:
+                reply = await self._parsers.parse(
+                    ParseRequest(
+                        name=name,
+                        path=str(path),
+                        media_type=job.media_type,
+                        max_bytes=self._max_file_bytes,
+                        plan=_plan_of(job, storing.pipeline.chunk_plan),
+                        tokenizer=self._tokenizer(storing.pipeline.generation.spec),
+                    )
+                )
+                try:
+                    await patiently(
+                        partial(storing.save_parsed, job.lease, content, reply.document, reply.chunks)
+                    )
+                except PipelineSwitchedError:
+                    await patiently(storing.refresh)
+                else:
+                    return
 
     async def _fail(self, job: ParseJob, stage: str, reason: str, message: str) -> None:
         values = {
@@ -281,6 +282,17 @@ class ParseRunner:
         }
         with contextlib.suppress(*AWAY):  # it comes free when its lease ends
             await self._database.fetch(_SQL["return_parsing"], values)
+
+
+def _plan_of(job: ParseJob, plan: ChunkPlan) -> ChunkPlan:
+    """The job's own, where it has one; else the pipeline's."""
+    if job.chunk_tokens is None:
+        return plan
+    overlap = job.chunk_overlap
+    return ChunkPlan(
+        max_tokens=job.chunk_tokens,
+        overlap_tokens=min(plan.overlap_tokens, job.chunk_tokens // 2) if overlap is None else overlap,
+    )
 
 
 def _stage_of(job: ParseJob, error: Exception) -> str:

@@ -20,11 +20,14 @@ from embedmill.ingest.parsing_process import ParsingProcess
 from embedmill.ingest.parsing_protocol import (
     MIB,
     ChildReady,
+    CutReply,
+    CutRequest,
     ParseFailure,
     ParseReply,
     ParseRequest,
     ParseUnavailable,
     Reply,
+    Request,
 )
 
 
@@ -78,6 +81,10 @@ class ParserPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End all processes."""
         self._closed = True
         for child in tuple(self._living):
             self._part_from(child, gently=not child.is_busy)
@@ -91,18 +98,41 @@ class ParserPool:
         document is to blame, everything else goes on) and ConfigurationError (a part is missing: every
         document of its kind would fail). Cancelling kills the process that reads this document.
         """
+        reply = await self._ask(request)
+        if isinstance(reply, ParseFailure):
+            raise DocumentError(reply.reason, reply.message)
+        if not isinstance(reply, ParseReply):
+            raise DocumentError("corrupt", "The parsing process answered out of turn on this document.")
+        return reply
+
+    async def cut(self, request: CutRequest) -> list[ParseReply | ParseFailure]:
+        """For each text, in order, its chunks, or why there are none. A text that hangs or crashes the process
+        costs the others nothing: the request is halved until it is alone. Raises ConfigurationError as `parse`."""
+        if not request.documents:
+            return []
+        reply = await self._ask(request)
+        if isinstance(reply, CutReply) and len(reply.replies) == len(request.documents):
+            return list(reply.replies)
+        if len(request.documents) == 1:
+            out_of_turn = ParseFailure("corrupt", "The parsing process answered out of turn on this text.")
+            return [reply if isinstance(reply, ParseFailure) else out_of_turn]
+        middle = len(request.documents) // 2
+        halves = (request.documents[:middle], request.documents[middle:])
+        return [
+            each
+            for half in halves
+            for each in await self.cut(msgspec.structs.replace(request, documents=half))
+        ]
+
+    async def _ask(self, request: Request) -> Reply:
         body = msgspec.msgpack.encode(request)
         seat = await self._free.get()
         try:
             reply = await self._answer(seat, body)
         finally:
             self._free.put_nowait(seat)
-        if isinstance(reply, ParseFailure):
-            raise DocumentError(reply.reason, reply.message)
         if isinstance(reply, ParseUnavailable):
             raise ConfigurationError(reply.message)
-        if isinstance(reply, ChildReady):
-            raise DocumentError("corrupt", "The parsing process answered out of turn on this document.")
         return reply
 
     async def _answer(self, seat: _Seat, body: bytes) -> Reply:

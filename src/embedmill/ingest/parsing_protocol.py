@@ -27,7 +27,7 @@ class TokenizerSpec(msgspec.Struct, frozen=True):
     models_dir: str | None = None
 
 
-class ParseRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+class ParseRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="parse"):
     """One document to read, from `path` or from `text` itself (exactly one of them), and how to cut it.
 
     `name` is the display name, whose ending is a hint where the content does not tell; `media_type` is
@@ -46,6 +46,15 @@ class ParseRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     tokenizer: TokenizerSpec | None = None
 
 
+class CutRequest(msgspec.Struct, frozen=True, tag="cut"):
+    """Texts that need no parsing, to be cut by one plan: rows, shards, documents that were parsed before."""
+
+    documents: tuple[ParsedDocument, ...]
+    plan: ChunkPlan
+    tokenizer: TokenizerSpec
+    max_text_chars: int = 50_000_000
+
+
 class ParseReply(msgspec.Struct, frozen=True, tag="parsed"):
     """The document, and its chunks where the request had a plan."""
 
@@ -62,6 +71,12 @@ class ParseFailure(msgspec.Struct, frozen=True, tag="failed"):
     spoilt: bool = False
 
 
+class CutReply(msgspec.Struct, frozen=True, tag="cut"):
+    """For each text of a CutRequest, in order, the cleaned document with its chunks, or why there is none."""
+
+    replies: tuple[ParseReply | ParseFailure, ...]
+
+
 class ParseUnavailable(msgspec.Struct, frozen=True, tag="unavailable"):
     """The document is not to blame: a part is not installed or a tokenizer cannot be loaded."""
 
@@ -72,7 +87,8 @@ class ChildReady(msgspec.Struct, frozen=True, tag="ready"):
     """The first frame of a child: its limits stand and it waits for a request."""
 
 
-Reply = ParseReply | ParseFailure | ParseUnavailable | ChildReady
+Request = ParseRequest | CutRequest
+Reply = ParseReply | CutReply | ParseFailure | ParseUnavailable | ChildReady
 
 
 def framed(body: bytes) -> bytes:

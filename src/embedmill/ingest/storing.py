@@ -8,40 +8,16 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from psycopg import sql
-from psycopg.types.json import Jsonb
 
-from embedmill.core.chunking import place_of
 from embedmill.core.documents import Chunk, ParsedDocument
-from embedmill.core.hashing import text_hash
-from embedmill.core.revision import revise
-from embedmill.database.copying import copying
-from embedmill.database.pipelines import Pipeline
+from embedmill.database.chunk_rows import DocumentChunks, replace_chunks
+from embedmill.database.pipelines import Pipeline, pipeline_by_id
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
+from embedmill.errors import EmbedmillError
 
 _SQL = load_queries("embedmill.ingest", "ingest.sql")
 _STAGING = load_queries("embedmill.ingest", "staging.sql")
-
-_CHUNKS = sql.Identifier("embedmill", "knowledge_chunks")
-_CHUNK_COLUMNS = (
-    "tenant_id",
-    "pipeline_id",
-    "document_id",
-    "ordinal",
-    "start_offset",
-    "end_offset",
-    "token_count",
-    "text_config",
-    "content_hash",
-    "place_kind",
-    "place_first",
-    "place_last",
-    "heading_path",
-    "text",
-)
-
-_Place = tuple[str, str, str] | tuple[None, None, None]
 
 
 class SourceContent(msgspec.Struct, frozen=True):
@@ -68,6 +44,10 @@ class Launched(msgspec.Struct, frozen=True):
     direct_reason: str | None = None
 
 
+class PipelineSwitchedError(EmbedmillError):
+    """The live plan of chunks is another one than that by which a document was cut: cut it again (`refresh`)."""
+
+
 class ParseLease(msgspec.Struct, frozen=True):
     """A job that was claimed for parsing, and the proof of it."""
 
@@ -88,16 +68,21 @@ class Storing:
         usage_type: str = "internal_ingestion",
     ) -> None:
         self._database = database
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._batch_id = batch_id
         self._priority = priority
         self._usage_type = usage_type
+
+    async def refresh(self) -> None:
+        """Take up which generation is the live one, and by which plan it is cut."""
+        self.pipeline = await pipeline_by_id(self._database, self.pipeline.id)
 
     async def save(
         self, content: SourceContent, document: ParsedDocument, chunks: Sequence[Chunk]
     ) -> Launched:
         """Make this the document's content and launch what lacks a vector. Unchanged chunks keep theirs, and
-        content that stands already is only launched: what works on it is not disturbed."""
+        content that stands already is only launched: what works on it is not disturbed. Raises
+        PipelineSwitchedError where it was cut by a plan that is no longer the live one."""
         async with self._database.transaction() as connection:
             standing = await self._find_same(connection, content)
             if standing is not None:
@@ -114,7 +99,8 @@ class Storing:
         self, lease: ParseLease, content: SourceContent, document: ParsedDocument, chunks: Sequence[Chunk]
     ) -> Launched | None:
         """Make this the content of a job's document: its preview is ready, and where it is to be launched by itself
-        it is. None where the lease is over: the job was cancelled, or somebody else parses it."""
+        it is. None where the lease is over: the job was cancelled, or somebody else parses it. Raises
+        PipelineSwitchedError as `save`."""
         async with self._database.transaction() as connection:
             cursor = await connection.execute(_STAGING["hold_parsing"], msgspec.structs.asdict(lease))
             row = await cursor.fetchone()
@@ -132,7 +118,7 @@ class Storing:
                     "job_id": lease.job_id,
                     "total_chunks": len(chunks),
                     "total_tokens": sum(chunk.tokens for chunk in chunks),
-                    "cost_usd": None if self._pipeline.price_per_million_tokens is None else 0,
+                    "cost_usd": None if self.pipeline.price_per_million_tokens is None else 0,
                 },
             )
             row = await cursor.fetchone()
@@ -156,7 +142,7 @@ class Storing:
             if version > 1:
                 await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
                 await connection.execute(_SQL["delete_text"], {"document_id": document_id})
-                await self._replace_chunks(connection, document_id, None, [], is_new=False)
+                await connection.execute(_SQL["delete_all_chunks"], {"document_id": document_id})
             await self._create_job(
                 connection, document_id, [], status="failed", error_stage="parsing", error_message=message
             )
@@ -186,7 +172,7 @@ class Storing:
         cursor = await connection.execute(
             _SQL["same_document"],
             {
-                "pipeline_id": self._pipeline.id,
+                "pipeline_id": self.pipeline.id,
                 "source_type": content.source_type,
                 "source_id": content.source_id,
                 "content_hash": content.content_hash,
@@ -213,8 +199,8 @@ class Storing:
                 "name": content.name,
                 "size_bytes": content.size_bytes,
                 "content_hash": content.content_hash,
-                "tenant_id": self._pipeline.tenant_id,
-                "pipeline_id": self._pipeline.id,
+                "tenant_id": self.pipeline.tenant_id,
+                "pipeline_id": self.pipeline.id,
                 "title": document.title if document else None,
                 "media_type": document.media_type if document else None,
                 "metadata": msgspec.json.encode(
@@ -232,74 +218,40 @@ class Storing:
     async def _save_text(self, connection: Connection, document_id: int, document: ParsedDocument) -> None:
         await connection.execute(
             _SQL["save_text"],
-            {"document_id": document_id, "tenant_id": self._pipeline.tenant_id, "text": document.text},
+            {
+                "document_id": document_id,
+                "tenant_id": self.pipeline.tenant_id,
+                "text": document.text,
+                "is_markdown": document.is_markdown,
+                "places": msgspec.json.encode(document.places).decode(),
+            },
         )
 
     async def _replace_chunks(
         self,
         connection: Connection,
         document_id: int,
-        document: ParsedDocument | None,
+        document: ParsedDocument,
         chunks: Sequence[Chunk],
         *,
         is_new: bool,
     ) -> None:
-        hashes = [text_hash(chunk.text) for chunk in chunks]
-        places: list[_Place] = [
-            (document and place_of(document.places, chunk.start, chunk.end)) or (None, None, None)
-            for chunk in chunks
-        ]
-        standing: list[tuple[Any, ...]] = []
-        if not is_new:
-            cursor = await connection.execute(_SQL["standing_chunks"], {"document_id": document_id})
-            standing = await cursor.fetchall()
-        revision = revise([row[1] for row in standing], hashes)
-        if revision.removed:
-            removed = [standing[index][0] for index in revision.removed]
-            await connection.execute(_SQL["delete_chunks"], {"chunk_ids": removed})
-        moved = [
-            (standing[old][0], chunks[new], places[new])
-            for new, old in revision.kept
-            if _position(chunks[new], places[new]) != (*standing[old][2:8], tuple(standing[old][8]))
-        ]
-        if moved:
-            await self._move_chunks(connection, moved)
-        if revision.added:
-            async with copying(connection, _CHUNKS, _CHUNK_COLUMNS) as copy:
-                for index in revision.added:
-                    chunk = chunks[index]
-                    await copy.write_row(
-                        (
-                            self._pipeline.tenant_id,
-                            self._pipeline.id,
-                            document_id,
-                            chunk.ordinal,
-                            chunk.start,
-                            chunk.end,
-                            chunk.tokens,
-                            self._pipeline.text_search_config,
-                            hashes[index],
-                            *places[index],
-                            list(chunk.heading_path),
-                            chunk.text,
-                        )
-                    )
-
-    @staticmethod
-    async def _move_chunks(connection: Connection, moved: list[tuple[int, Chunk, _Place]]) -> None:
-        await connection.execute(
-            _SQL["move_chunks"],
-            {
-                "chunk_ids": [chunk_id for chunk_id, _, _ in moved],
-                "ordinals": [chunk.ordinal for _, chunk, _ in moved],
-                "starts": [chunk.start for _, chunk, _ in moved],
-                "ends": [chunk.end for _, chunk, _ in moved],
-                "place_kinds": [place[0] for _, _, place in moved],
-                "place_firsts": [place[1] for _, _, place in moved],
-                "place_lasts": [place[2] for _, _, place in moved],
-                "heading_paths": [Jsonb(list(chunk.heading_path)) for _, chunk, _ in moved],
-            },
+        """Those of the live plan; a generation that has another one is cut from the text, by its builder."""
+        chunk_set = self.pipeline.generation.chunk_set
+        await replace_chunks(
+            connection,
+            self.pipeline,
+            [DocumentChunks(document_id, chunk_set, chunks, document.places, is_new=is_new)],
         )
+        cursor = await connection.execute(
+            _SQL["note_recut"], {"document_id": document_id, "chunk_set": chunk_set}
+        )
+        row = await cursor.fetchone()
+        if not (row and row[0]):
+            raise PipelineSwitchedError(
+                f"pipeline {self.pipeline.name!r} was switched to another plan of chunks while a document was cut: "
+                "it is to be cut again"
+            )
 
     async def _create_job(
         self,
@@ -311,12 +263,12 @@ class Storing:
         error_stage: str | None = None,
         error_message: str | None = None,
     ) -> UUID:
-        unknown_price = self._pipeline.price_per_million_tokens is None
+        unknown_price = self.pipeline.price_per_million_tokens is None
         cursor = await connection.execute(
             _SQL["create_job"],
             {
-                "tenant_id": self._pipeline.tenant_id,
-                "pipeline_id": self._pipeline.id,
+                "tenant_id": self.pipeline.tenant_id,
+                "pipeline_id": self.pipeline.id,
                 "document_id": document_id,
                 "batch_id": self._batch_id,
                 "status": status,
@@ -357,8 +309,3 @@ class Storing:
         lacking, tokens, reason = row or (0, 0, None)
         enqueued = lacking if reason is None else 0
         return Launched(job_id, document_id, chunks, enqueued, tokens, reason if lacking else None)
-
-
-def _position(chunk: Chunk, place: _Place) -> tuple[Any, ...]:
-    """As it stands in a row of `standing_chunks`, from `ordinal` on."""
-    return (chunk.ordinal, chunk.start, chunk.end, *place, chunk.heading_path)

@@ -41,13 +41,14 @@ SELECT embedmill.cancel_items(%(item_ids)s, %(message)s);
 -- Items that match and wait out a failure.
 SELECT 'waiting out a failure', count(*), min(q.id), max(q.id)
   FROM embedmill.embedding_queue q
- WHERE {matching} AND q.status = 'pending' AND q.available_at > now()
+ WHERE {matching} AND q.status = 'pending' AND q.available_at > now() AND NOT embedmill.waits_to_be_read(q)
 HAVING count(*) > 0;
 
 -- name: lock_waiting_out
 -- The next of them, locked.
 SELECT q.id FROM embedmill.embedding_queue q
- WHERE {matching} AND q.status = 'pending' AND q.available_at > now() AND q.id > %(after)s AND q.id <= %(last_id)s
+ WHERE {matching} AND q.status = 'pending' AND q.available_at > now() AND NOT embedmill.waits_to_be_read(q)
+   AND q.id > %(after)s AND q.id <= %(last_id)s
  ORDER BY q.id LIMIT %(limit)s FOR UPDATE;
 
 -- name: make_due
@@ -83,14 +84,15 @@ SELECT q.id, q.document_id, q.operation::text, q.batch_id, q.priority::text
 
 -- name: retry_documents
 -- Enqueues again what these documents lack; their rows are locked in the order given. Documents that are gone
--- or cannot be read any more, or are to be deleted, are not retried: why, and how many items otherwise.
+-- or cannot be read any more, or are to be deleted, are not retried: why, and how many items otherwise. Records can be
+-- read again: their rows may have been mended.
 SELECT w.document_id, s.why,
        CASE WHEN s.why IS NULL THEN embedmill.retry_document(w.document_id, w.batch_id, w.priority) ELSE 0 END
   FROM unnest(%(document_ids)s::bigint[], %(batch_ids)s::uuid[], %(priorities)s::embedmill.queue_priority[])
        AS w (document_id, batch_id, priority)
   LEFT JOIN embedmill.knowledge_documents d ON d.id = w.document_id AND d.tenant_id = %(tenant_id)s
  CROSS JOIN LATERAL (
-    SELECT CASE WHEN d.id IS NULL THEN 'gone' WHEN d.error_reason IS NOT NULL THEN 'unreadable'
+    SELECT CASE WHEN d.id IS NULL THEN 'gone' WHEN d.error_reason IS NOT NULL AND d.record_source_id = 0 THEN 'unreadable'
                 WHEN EXISTS (SELECT FROM embedmill.embedding_queue l
                               WHERE l.document_id = w.document_id AND l.operation = 'DELETE') THEN 'being_deleted'
            END AS why) s;

@@ -31,6 +31,8 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker_heartbeat_interval_ms: int = 30_000
     queue_cleanup_interval_hours: int = 24
     history_retention_days: int = 90
+    audit_interval_hours: int = 24
+    audit_repair: bool = False
     priority_weights: dict[str, float] = msgspec.field(
         default_factory=lambda: {"high": 3.0, "medium": 2.0, "low": 1.0}
     )

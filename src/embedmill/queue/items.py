@@ -142,6 +142,6 @@ async def rescue_items(database: Database, dead_workers: Sequence[UUID]) -> int:
 
 
 async def live_items(database: Database) -> int:
-    """How many items wait or are worked on, counted up to 1000."""
+    """How much is under way: items, uploads, records, backfills, builds; counted up to a bound."""
     row = await database.fetch_one(_SQL["live_items"])
     return int(row[0]) if row else 0

@@ -50,7 +50,17 @@ SELECT embedmill.cool_down(%(quota_key)s, %(delay_ms)s, %(reason)s);
 SELECT embedmill.settle_quota(%(quota_key)s, %(tokens)s, %(seconds_ago)s);
 
 -- name: live_items
--- Whether anything is under way, items or jobs that wait for a parser: counted up to a bound, since a backlog may be
--- long.
+-- Whether anything is under way: items, jobs that wait for a parser, records that can be read, backfills, generations
+-- that are built. Counted up to a bound, since a backlog may be long.
 SELECT count(*) FROM ((SELECT FROM embedmill.embedding_queue LIMIT 1000)
-                      UNION ALL (SELECT FROM embedmill.parse_queue LIMIT 1000)) live;
+                      UNION ALL (SELECT FROM embedmill.parse_queue LIMIT 1000)
+                      UNION ALL (SELECT FROM embedmill.record_sources s
+                                  WHERE s.paused_at IS NULL AND s.trouble IS NULL
+                                    AND (EXISTS (SELECT FROM embedmill.record_changes c
+                                                  WHERE c.record_source_id = s.id)
+                                         OR EXISTS (SELECT FROM embedmill.backfills b
+                                                     WHERE b.record_source_id = s.id AND b.started_at IS NOT NULL
+                                                       AND b.ended_at IS NULL)))
+                      UNION ALL (SELECT FROM embedmill.generations g
+                                  WHERE g.build_started_at IS NOT NULL AND g.build_ended_at IS NULL
+                                    AND g.build_stopped_reason IS NULL)) live;

@@ -7,6 +7,7 @@ SELECT c.id, 1 - (v.embedding <=> %(query)s::{type})
  WHERE (%(document_id)s::bigint IS NULL OR c.document_id = %(document_id)s)
    AND (%(source)s::text IS NULL OR d.source_id LIKE %(source)s)
    AND (%(metadata)s::jsonb IS NULL OR d.metadata @> %(metadata)s)
+   AND v.embedding IS NOT NULL
  ORDER BY v.embedding <=> %(query)s::{type}
  LIMIT %(candidates)s;
 
@@ -14,8 +15,15 @@ SELECT c.id, 1 - (v.embedding <=> %(query)s::{type})
 -- The same without a filter: the plainest shape for the index.
 SELECT v.chunk_id, 1 - (v.embedding <=> %(query)s::{type})
   FROM {vectors} v
+ WHERE v.embedding IS NOT NULL
  ORDER BY v.embedding <=> %(query)s::{type}
  LIMIT %(candidates)s;
+
+-- name: in_columns
+-- The same among vectors that stand in columns of users' tables.
+SELECT chunk_id, similarity
+  FROM embedmill.search_columns(%(generation_id)s, %(query)s, %(candidates)s, %(document_id)s, %(source)s,
+                                %(metadata)s::jsonb);
 
 -- name: by_text
 -- Best full-text rank first. Passages with every word come before those with some: a question in plain
@@ -31,7 +39,7 @@ WITH question AS (
 SELECT c.id, ts_rank_cd(c.tsv, question.some_words, 1) + (c.tsv @@ question.every_word)::integer
   FROM question, embedmill.knowledge_chunks c
   JOIN embedmill.knowledge_documents d ON d.id = c.document_id
- WHERE c.pipeline_id = %(pipeline_id)s AND c.tsv @@ question.some_words
+ WHERE c.pipeline_id = %(pipeline_id)s AND c.chunk_set = %(chunk_set)s AND c.tsv @@ question.some_words
    AND (%(document_id)s::bigint IS NULL OR c.document_id = %(document_id)s)
    AND (%(source)s::text IS NULL OR d.source_id LIKE %(source)s)
    AND (%(metadata)s::jsonb IS NULL OR d.metadata @> %(metadata)s)
@@ -45,6 +53,10 @@ SELECT c.id, d.id, d.source_type, d.source_id, d.name, d.title, c.ordinal, c.sta
   FROM embedmill.knowledge_chunks c
   JOIN embedmill.knowledge_documents d ON d.id = c.document_id
  WHERE c.id = ANY (%(chunk_ids)s);
+
+-- name: is_there
+-- Whether a generation stands; chunks of a plan that none has go only after it.
+SELECT id FROM embedmill.generations WHERE id = %(generation_id)s;
 
 -- name: tune
 -- For this transaction: enough candidates from the index, and a scan that goes on past the filter.

@@ -3,18 +3,20 @@ write anything (the query's own call is query_call.py's)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
 import msgspec
+import psycopg
 from psycopg import sql
 
 from embedmill.core.ranking import fuse_rankings
-from embedmill.database.pipelines import Pipeline
+from embedmill.database.pipelines import Pipeline, pipeline_by_id
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
-from embedmill.errors import ConfigurationError
-from embedmill.ports import EmbeddingProvider
+from embedmill.errors import ConfigurationError, ConflictError
+from embedmill.ports import EmbeddingProvider, ProviderSpec
 from embedmill.search.query_call import QueryCall
 
 _SQL = load_queries("embedmill.search", "search.sql")
@@ -22,6 +24,8 @@ MOST_HITS = 1000
 # What is fused is drawn from more candidates than are shown: a passage may be 40th in one list and 1st in both.
 _CANDIDATES_PER_HIT = 4
 _FEWEST_CANDIDATES = 50
+# A pipeline is switched and pruned once in a while, never as often as this within a search.
+_TRIES = 5
 
 
 class Mode(StrEnum):
@@ -79,11 +83,21 @@ class Hit(msgspec.Struct, frozen=True):
 class Searcher:
     """Answers queries over one pipeline."""
 
-    def __init__(self, database: Database, pipeline: Pipeline, provider: EmbeddingProvider | None) -> None:
-        """`provider` may be None where only full text will be searched."""
+    def __init__(
+        self,
+        database: Database,
+        pipeline: Pipeline,
+        provider: EmbeddingProvider | None,
+        *,
+        build_provider: Callable[[ProviderSpec], EmbeddingProvider] | None = None,
+    ) -> None:
+        """`provider` may be None where only full text will be searched. `build_provider` gives the one of the live
+        generation, where that of the pipeline is gone by the time of a search; what it gives is its owner's to close.
+        """
         self._database = database
         self._pipeline = pipeline
         self._provider = provider
+        self._build_provider = build_provider
 
     async def search(
         self,
@@ -100,25 +114,58 @@ class Searcher:
             raise ConfigurationError("the query is empty: say what you are looking for")
         if not 1 <= limit <= MOST_HITS:
             raise ConfigurationError(f"--limit is 1 to {MOST_HITS}")
+        for _ in range(_TRIES):
+            try:
+                hits = await self._ask(query, mode, limit, where or Filter(), user_id)
+            except psycopg.errors.UndefinedTable:
+                hits = None
+            if hits is not None:
+                return hits
+            await self._renew()
+        raise ConflictError("the pipeline was switched and pruned again and again: ask once more")
+
+    async def _renew(self) -> None:
+        """The generation that was to be searched is gone: the pipeline has another one by now."""
+        before = self._pipeline.generation.spec
+        self._pipeline = await pipeline_by_id(self._database, self._pipeline.id)
+        spec = self._pipeline.generation.spec
+        if self._provider is not None and spec != before:
+            if self._build_provider is None:
+                raise ConflictError(
+                    "the pipeline was switched to another model while it was searched: ask again"
+                )
+            self._provider = self._build_provider(spec)
+
+    async def _ask(
+        self, query: str, mode: Mode, limit: int, chosen: Filter, user_id: str | None
+    ) -> list[Hit] | None:
+        """The hits in this generation; None where it was dropped meanwhile, and they may not be all."""
         # The provider is asked before a transaction is open.
         vector = None if mode is Mode.TEXT else await self._vector(query, user_id)
-        chosen = where or Filter()
         candidates = (
             limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
         )
         async with self._database.transaction() as connection:
-            by_vector = (
-                [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
+            for _ in range(_TRIES):
+                by_vector = (
+                    [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
+                )
+                by_text = (
+                    [] if mode is Mode.VECTOR else await self._by_text(connection, query, candidates, chosen)
+                )
+                if mode is Mode.HYBRID:
+                    scored = fuse_rankings([[i for i, _ in by_vector], [i for i, _ in by_text]])[:limit]
+                else:
+                    scored = by_vector or by_text
+                ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
+                hits = await self._show(connection, scored, ranks)
+                if len(hits) == len(scored):
+                    break  # else passages were replaced since they were ranked: others stand in their place
+            # Asked last: its chunks and vectors were all there then, however long this took.
+            cursor = await connection.execute(
+                _SQL["is_there"], {"generation_id": self._pipeline.generation.id}
             )
-            by_text = (
-                [] if mode is Mode.VECTOR else await self._by_text(connection, query, candidates, chosen)
-            )
-            if mode is Mode.HYBRID:
-                scored = fuse_rankings([[i for i, _ in by_vector], [i for i, _ in by_text]])[:limit]
-            else:
-                scored = by_vector or by_text
-            ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
-            return await self._show(connection, scored, ranks)
+            return hits if await cursor.fetchone() else None
 
     async def _vector(self, query: str, user_id: str | None) -> str:
         if self._provider is None:
@@ -140,7 +187,19 @@ class Searcher:
         cursor = await connection.execute(
             statement, {"query": vector, "candidates": candidates, **_filter_values(where)}
         )
-        return [(row[0], float(row[1])) for row in await cursor.fetchall()]
+        found = await cursor.fetchall()
+        cursor = await connection.execute(
+            _SQL["in_columns"],
+            {
+                "generation_id": generation.id,
+                "query": vector,
+                "candidates": candidates,
+                **_filter_values(where),
+            },
+        )
+        found += await cursor.fetchall()
+        best = sorted(found, key=lambda row: -row[1])[:candidates]
+        return [(row[0], float(row[1])) for row in best]
 
     async def _by_text(
         self, connection: Connection, words: str, candidates: int, where: Filter
@@ -151,6 +210,7 @@ class Searcher:
                 "words": words.replace("\x00", " "),
                 "config": self._pipeline.text_search_config,
                 "pipeline_id": self._pipeline.id,
+                "chunk_set": self._pipeline.generation.chunk_set,
                 "candidates": candidates,
                 **_filter_values(where),
             },

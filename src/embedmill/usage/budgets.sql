@@ -3,7 +3,7 @@
 SELECT set_config('embedmill.actor', %(actor)s, true);
 
 -- name: set_budget
--- Sets, raises or lowers; see functions/52_budgets.sql.
+-- Sets, raises or lowers; see functions/53_budget_setting.sql.
 SELECT embedmill.set_budget(%(tenant_id)s, %(job_id)s, %(period)s, %(limit_usd)s);
 
 -- name: remove_budget

@@ -16,6 +16,7 @@ from typing import Protocol
 from uuid import UUID
 
 import msgspec
+import psycopg
 import structlog
 
 from embedmill.database.patience import AWAY, patiently
@@ -24,7 +25,7 @@ from embedmill.database.pool import Database
 from embedmill.embed.embedder import Embedder
 from embedmill.embed.gate import Gates
 from embedmill.embed.generations import keep_index
-from embedmill.errors import EmbedmillError
+from embedmill.errors import EmbedmillError, NotFoundError
 from embedmill.events import CallFailed, CallSucceeded, Event, ItemsEnded, VectorsReused
 from embedmill.ports import EmbeddingProvider, ProviderSpec
 from embedmill.queue.config import QueueConfig
@@ -232,6 +233,10 @@ class Worker:
         try:
             await self._keep_index(embedder.pipeline, may_build=False)
             await embedder.run()
+        except* psycopg.errors.UndefinedTable as missing:
+            if await self._exists(generation_id):
+                raise
+            _log.info("generation pruned", generation_id=generation_id, error=str(missing.exceptions[0]))
         finally:
             del self._embedders[generation_id]
             self._pulse.total_processing_ms += int((time.monotonic() - started) * 1000)
@@ -246,6 +251,13 @@ class Worker:
         indexing = tasks.create_task(self._keep_index(embedder.pipeline, may_build=True))
         self._indexing.add(indexing)
         indexing.add_done_callback(self._indexing.discard)
+
+    async def _exists(self, generation_id: int) -> bool:
+        try:
+            await patiently(partial(pipeline_of_generation, self._database, generation_id))
+        except NotFoundError:
+            return False
+        return True
 
     async def _keep_index(self, pipeline: Pipeline, *, may_build: bool) -> None:
         builders = self._index_builders if may_build else contextlib.nullcontext()

@@ -11,6 +11,7 @@ from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
 from embedmill.queue.config import QueueConfig
 from embedmill.queue.items import rescue_items
+from embedmill.sources.backfill_orders import reckon_schedules
 from embedmill.worker.identity import Identity, is_alive
 
 _SQL = load_queries("embedmill.worker", "worker.sql")
@@ -44,6 +45,8 @@ async def sweep(database: Database, worker_id: UUID, config: QueueConfig) -> dic
         "complete_batches": 2.0,
         "sweep_budgets": 10.0,
         "fail_held_up": 10.0,
+        "check_tables": 30.0,
+        "start_backfills": 10.0,
         "make_partitions": 3600.0,
         "clean_up": config.queue_cleanup_interval_hours * 3600.0,
     }
@@ -55,6 +58,8 @@ async def sweep(database: Database, worker_id: UUID, config: QueueConfig) -> dic
         )
         if done and done[0] is not None:
             outcomes[task] = done[0]
+    if "start_backfills" in outcomes:
+        await reckon_schedules(database)
     for task in ("make_partitions", "clean_up"):
         if task in outcomes:
             _log.info("sweep", task=task, outcome=outcomes[task])

@@ -26,9 +26,8 @@ from tests.support.faults.postgres import FragileServer, ShutdownMode
 from tests.support.faults.processes import WorkerProcess, worker_environment
 from tests.support.faults.proxy import Proxies, Proxy
 from tests.support.provider import RunningProvider
-from tests.support.work import add_document, app_on, stand_in_pipeline
+from tests.support.work import DIMENSIONS, add_document, app_on, stand_in_pipeline
 
-DIMENSIONS = 16
 INPUTS_PER_CALL = 8
 CALLS_IN_FLIGHT = 2
 HEARTBEAT_SECONDS = 1.0

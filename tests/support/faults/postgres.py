@@ -9,11 +9,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import psycopg
-
 from embedmill.database import embedded
 from tests.support.embedded_processes import postmasters, server_processes
-from tests.support.postgres import TestServer
+from tests.support.postgres import TestServer, start_without_fsync
 
 ShutdownMode = Literal["fast", "immediate"]
 _SECONDS = 60.0
@@ -24,13 +22,9 @@ class FragileServer:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self.url = embedded.ensure_running(data_dir)
+        # A postmaster that is shot leaves the kernel's pages alone: there is no power to lose here.
+        self.url = start_without_fsync(data_dir)
         self.databases = TestServer(self.url, data_dir / "template.lock")
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            # A postmaster that is shot leaves the kernel's pages alone: there is no power to lose here.
-            connection.execute("ALTER SYSTEM SET fsync = off")
-            connection.execute("ALTER SYSTEM SET full_page_writes = off")
-            connection.execute("SELECT pg_reload_conf()")
 
     def restart(self, mode: ShutdownMode, *, away_seconds: float = 0.0) -> None:
         """Shut down (immediate: no word to anybody, crash recovery at the next start), stay away, start."""

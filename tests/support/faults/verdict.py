@@ -13,9 +13,9 @@ from embedmill.core.hashing import text_hash
 from tests.support import audit
 from tests.support.faults.accounts import Payments, reckon_payments
 from tests.support.faults.journal import CallSeen
-from tests.support.faults.mill import AFTERMATH_SECONDS, DIMENSIONS, Mill
+from tests.support.faults.mill import AFTERMATH_SECONDS, Mill
 from tests.support.provider import digest_of, vector_for
-from tests.support.work import missing_chunks, stored_vectors
+from tests.support.work import DIMENSIONS, missing_chunks, stored_vectors
 
 
 class Verdict(msgspec.Struct):

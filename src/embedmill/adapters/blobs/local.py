@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from embedmill.adapters.blobs.failures import explain_missing, explain_system_error
 from embedmill.adapters.blobs.keys import check_key, check_prefix, check_removable, is_removable
-from embedmill.adapters.blobs.part_file import PartFile, make_folder
+from embedmill.adapters.blobs.part_file import PartFile, make_folder, part_file
 from embedmill.adapters.blobs.pieces import PIECE_BYTES, read_pieces
 from embedmill.adapters.blobs.threads import in_thread
 from embedmill.errors import StorageError
@@ -38,43 +38,28 @@ class LocalOriginals:
         return str(self._folder)
 
     async def put(self, key: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> StoredOriginal:
-        part = PartFile(self._folder / check_key(key))
+        path = self._folder / check_key(key)
         digest = hashlib.sha256()
         size_bytes = 0
 
-        def begin() -> None:
-            make_folder(part.path.parent)
-            part.open()
-
-        def take(piece: bytes) -> None:
+        def take(part: PartFile, piece: bytes) -> None:
             digest.update(piece)
             part.write(piece)
 
-        try:
-            await self._on_disk(begin)
+        await self._on_disk(partial(make_folder, path.parent))
+        async with part_file(path, self._on_disk) as part:
             async for piece in read_pieces(chunks, max_bytes=max_bytes):
-                await self._on_disk(partial(take, piece))
+                await self._on_disk(partial(take, part, piece))
                 size_bytes += len(piece)
-            await self._on_disk(part.commit)
-        except BaseException:  # a cancellation as well: nothing may be left
-            await self._on_disk(part.discard)
-            raise
         return StoredOriginal(key, size_bytes, digest.digest())
 
     async def get_to(self, key: str, path: Path) -> None:
-        part = PartFile(path)
         async with self.open_path(key) as original:
             source = await self._on_disk(lambda: original.open("rb"))
-            try:
-                await self._on_disk(part.open)
-                while piece := await self._on_disk(partial(source.read, PIECE_BYTES)):
-                    await self._on_disk(partial(part.write, piece))
-                await self._on_disk(part.commit)
-            except BaseException:
-                await self._on_disk(part.discard)
-                raise
-            finally:
-                source.close()
+            with source:
+                async with part_file(path, self._on_disk) as part:
+                    while piece := await self._on_disk(partial(source.read, PIECE_BYTES)):
+                        await self._on_disk(partial(part.write, piece))
 
     @asynccontextmanager
     async def open_path(self, key: str) -> AsyncIterator[Path]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 
@@ -48,6 +49,22 @@ class PartFile:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
+
+
+@asynccontextmanager
+async def part_file(
+    path: Path, on_disk: Callable[[Callable[[], None]], Awaitable[None]]
+) -> AsyncIterator[PartFile]:
+    """A file that is opened, and committed where the block ends well; else, by a cancellation as well, nothing is
+    left. `on_disk` does the blocking work."""
+    part = PartFile(path)
+    try:
+        await on_disk(part.open)
+        yield part
+        await on_disk(part.commit)
+    except BaseException:
+        await on_disk(part.discard)
+        raise
 
 
 def make_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ import obstore
 from embedmill.adapters.blobs.bucket_upload import BucketUpload, explained
 from embedmill.adapters.blobs.failures import explain_silence, explain_system_error
 from embedmill.adapters.blobs.keys import check_key, check_prefix, check_removable, is_removable
-from embedmill.adapters.blobs.part_file import PartFile, make_folder
+from embedmill.adapters.blobs.part_file import make_folder, part_file
 from embedmill.adapters.blobs.pieces import PIECE_BYTES, read_pieces
 from embedmill.adapters.blobs.threads import in_thread
 from embedmill.errors import StorageError
@@ -61,17 +61,11 @@ class RemoteOriginals:
 
     async def get_to(self, key: str, path: Path) -> None:
         check_key(key)
-        part = PartFile(path)
         with self._explained("read from", key):
             found = await obstore.get_async(self._store, key)
-        try:
-            await _on_disk(part.open, path)
+        async with part_file(path, partial(_on_disk, path=path)) as part:
             async for piece in self._pieces(found, key):
                 await _on_disk(partial(part.write, piece), path)
-            await _on_disk(part.commit, path)
-        except BaseException:
-            await _on_disk(part.discard, path)
-            raise
 
     @asynccontextmanager
     async def open_path(self, key: str) -> AsyncIterator[Path]:

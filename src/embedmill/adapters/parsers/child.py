@@ -26,11 +26,14 @@ from embedmill.ingest.parsing_protocol import (
     LENGTH,
     MIB,
     ChildReady,
+    CutReply,
+    CutRequest,
     ParseFailure,
     ParseReply,
     ParseRequest,
     ParseUnavailable,
     Reply,
+    Request,
     TokenizerSpec,
 )
 
@@ -47,7 +50,7 @@ class Child:
         self._allowance = allowance
         self._readers: dict[int, Reader] = {}
         self._counters: dict[TokenizerSpec, TokenCounter] = {}
-        self._decoder = msgspec.msgpack.Decoder(ParseRequest)
+        self._decoder = msgspec.msgpack.Decoder(Request)
         self._encoder = msgspec.msgpack.Encoder()
 
     def serve(self, requests: BinaryIO, replies: BinaryIO) -> None:
@@ -85,8 +88,10 @@ class Child:
             failure = ParseFailure("corrupt", message, True)
         return self._encoder.encode(failure)
 
-    def _reply(self, request: ParseRequest) -> Reply:
+    def _reply(self, request: Request) -> Reply:
         try:
+            if isinstance(request, CutRequest):
+                return self._cut(request)
             document = self._document(request)
             return ParseReply(document, self._chunks(request, document))
         except DocumentError as error:
@@ -98,11 +103,30 @@ class Child:
                 f"The parsing process lacks a part ({error}); install embedmill[all] again."
             )
 
-    def _document(self, request: ParseRequest) -> ParsedDocument:
-        reader = self._readers.get(request.max_text_chars)
+    def _cut(self, request: CutRequest) -> CutReply:
+        from embedmill.core.chunking import chunk_document  # noqa: PLC0415
+
+        reader = self._reader(request.max_text_chars)
+        count = self._counter(request.tokenizer).count
+        replies: list[ParseReply | ParseFailure] = []
+        for given in request.documents:
+            try:
+                read = reader.read_text(given.text, given.media_type, is_markdown=given.is_markdown)
+                document = msgspec.structs.replace(given, text=read.text)
+                replies.append(ParseReply(document, chunk_document(document, request.plan, count)))
+            except DocumentError as error:
+                replies.append(ParseFailure(error.reason, str(error)))
+        return CutReply(tuple(replies))
+
+    def _reader(self, max_text_chars: int) -> Reader:
+        reader = self._readers.get(max_text_chars)
         if reader is None:
-            reader = Reader(request.max_text_chars, self._allowance.lifted)
-            self._readers = {request.max_text_chars: reader}
+            reader = Reader(max_text_chars, self._allowance.lifted)
+            self._readers = {max_text_chars: reader}
+        return reader
+
+    def _document(self, request: ParseRequest) -> ParsedDocument:
+        reader = self._reader(request.max_text_chars)
         if request.text is not None:
             return reader.read_text(request.text, request.media_type, is_markdown=request.is_markdown)
         if request.path is None:

@@ -53,14 +53,26 @@ $$;
 -- the tenant in a sub-select: it is evaluated once then, not for each row, and serves an index.
 CREATE OR REPLACE FUNCTION embedmill.protect_table(p_table regclass, p_condition text) RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    v_owner text := (SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = p_table);
+    v_comment text := format('%s by %s', p_condition, v_owner);
 BEGIN
+    -- Each migration comes by here: what stands as wanted takes no lock, for which users' writes to their own tables
+    -- would wait (record_changes).
+    IF (SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = p_table)
+       AND (SELECT array_agg(obj_description(o.oid, 'pg_policy') ORDER BY o.polname)
+              FROM pg_policy o WHERE o.polrelid = p_table AND o.polname IN ('operator', 'own_tenant'))
+           = ARRAY[v_comment, v_comment] THEN
+        RETURN;
+    END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', p_table);
     EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', p_table);
     EXECUTE format('DROP POLICY IF EXISTS own_tenant ON %s', p_table);
     EXECUTE format('CREATE POLICY own_tenant ON %s USING (%s)', p_table, p_condition);
     EXECUTE format('DROP POLICY IF EXISTS operator ON %s', p_table);
-    EXECUTE format('CREATE POLICY operator ON %s TO %s USING (true)', p_table,
-                   (SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = p_table));
+    EXECUTE format('CREATE POLICY operator ON %s TO %s USING (true)', p_table, v_owner);
+    EXECUTE format('COMMENT ON POLICY own_tenant ON %s IS %L', p_table, v_comment);
+    EXECUTE format('COMMENT ON POLICY operator ON %s IS %L', p_table, v_comment);
 END
 $$;
 
@@ -80,7 +92,8 @@ BEGIN
             v_table,
             CASE WHEN v_name = 'audit_log' THEN 'SELECT, INSERT' ELSE 'SELECT, INSERT, UPDATE, DELETE' END,
             v_name IN ('pipelines', 'generations', 'knowledge_documents', 'knowledge_document_texts',
-                       'knowledge_chunks', 'ingestion_jobs', 'embedding_queue', 'embedding_queue_history',
+                       'knowledge_chunks', 'record_sources', 'table_sources', 'ingestion_jobs', 'embedding_queue',
+                       'embedding_queue_history',
                        'llm_usage_log', 'dead_letters'));
     END LOOP;
     PERFORM embedmill.protect_table('embedmill.tenants', 'id = (SELECT embedmill.current_tenant_id())');

@@ -89,3 +89,10 @@ LANGUAGE sql STABLE AS $$
            coalesce((SELECT items FROM counted WHERE status = 'cancelled'), 0)::bigint
       FROM working
 $$;
+
+-- What of a generation is embedded, from all of its counters: of uploads and of each source of records.
+CREATE OR REPLACE VIEW embedmill.generation_coverage WITH (security_invoker = true) AS
+    SELECT generation_id, sum(chunks)::bigint AS chunks, sum(embedded)::bigint AS embedded,
+           sum(unembeddable)::bigint AS unembeddable
+      FROM embedmill.coverage_counters GROUP BY generation_id;
+SELECT embedmill.grant_table('embedmill.generation_coverage', 'SELECT', true);

@@ -245,3 +245,9 @@ LANGUAGE sql SET enable_nestloop = off SET enable_seqscan = off AS $$
       FROM held h
       JOIN unnest(p_item_ids, p_lease_tokens) AS l (item_id, token) ON l.item_id = h.id AND l.token = h.lease_token
 $$;
+
+-- Whether an item waits for its record to be read and cut: it names no chunks yet.
+CREATE OR REPLACE FUNCTION embedmill.waits_to_be_read(q embedmill.embedding_queue) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT q.status = 'pending' AND q.document_id IS NOT NULL AND q.first_ordinal IS NULL AND q.operation <> 'DELETE'
+$$;

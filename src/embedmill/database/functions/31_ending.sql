@@ -126,10 +126,11 @@ BEGIN
         '    FROM embedmill.embedding_queue q'
         '    LEFT JOIN embedmill.knowledge_chunks c'
         '      ON c.document_id = q.document_id AND c.ordinal BETWEEN q.first_ordinal AND q.last_ordinal'
+        '         AND c.chunk_set = $2'
         '    LEFT JOIN embedmill.%I v ON v.chunk_id = c.id'
         '   WHERE q.id = ANY ($1) GROUP BY q.id) t WHERE t.missing = 0',
         'vectors_' || p_generation_id)
-    INTO v_done, v_vectors USING p_item_ids;
+    INTO v_done, v_vectors USING p_item_ids, (SELECT chunk_set FROM embedmill.generations WHERE id = p_generation_id);
     PERFORM embedmill.end_items(v_done, 'completed', NULL, v_vectors);
     RETURN coalesce(v_done, '{}');
 END

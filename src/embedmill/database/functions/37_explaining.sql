@@ -47,7 +47,16 @@ BEGIN
         RETURN QUERY SELECT 'paused', format('pipeline %s is paused since %s: `embedmill queue resume --pipeline %s`',
             p.name, to_char(p.paused_at, 'YYYY-MM-DD HH24:MI:SS'), p.name), NULL::timestamptz;
     END IF;
-    IF q.available_at = 'infinity' THEN
+    IF q.document_id IS NOT NULL AND q.first_ordinal IS NULL AND q.operation <> 'DELETE' THEN
+        SELECT r.name, r.paused_at, r.trouble INTO s
+          FROM embedmill.knowledge_documents d JOIN embedmill.record_sources r ON r.id = d.record_source_id
+         WHERE d.id = q.document_id;
+        RETURN QUERY SELECT 'to_be_read', format('its record waits to be read and cut by a worker%s', CASE
+            WHEN s.paused_at IS NOT NULL THEN format(
+                ': the source %s is paused since %s', s.name, to_char(s.paused_at, 'YYYY-MM-DD HH24:MI:SS'))
+            WHEN s.trouble IS NOT NULL THEN format(', and the source %s cannot be read: %s', s.name, s.trouble)
+            ELSE '' END), NULL::timestamptz;
+    ELSIF q.available_at = 'infinity' THEN
         RETURN QUERY SELECT 'budget', coalesce(q.error_message, 'a budget is reached'), NULL::timestamptz;
     ELSIF q.available_at > now() AND q.status = 'rate_limited' THEN
         RETURN QUERY SELECT 'rate_limited', format('the provider asked to wait %s s; no attempt was spent%s',

@@ -37,11 +37,12 @@ LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT c.id, c.ordinal, c.token_count, c.content_hash, c.text FROM embedmill.knowledge_chunks c'
-        ' WHERE c.document_id = $1 AND c.ordinal >= $2 AND c.error_reason IS NULL'
+        ' WHERE c.document_id = $1 AND c.ordinal >= $2 AND c.chunk_set = $4 AND c.error_reason IS NULL'
         '   AND NOT EXISTS (SELECT FROM embedmill.%I v WHERE v.chunk_id = c.id)'
         ' ORDER BY c.ordinal LIMIT $3',
         'vectors_' || p_generation_id)
-    USING p_document_id, p_first_ordinal, p_limit;
+    USING p_document_id, p_first_ordinal, p_limit,
+          (SELECT g.chunk_set FROM embedmill.generations g WHERE g.id = p_generation_id);
 END
 $$;
 

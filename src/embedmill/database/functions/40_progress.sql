@@ -50,27 +50,61 @@ LANGUAGE sql AS $$
      WHERE q.id = s.item_id
 $$;
 
--- Vectors count in their generation; a refused chunk counts in every generation of its pipeline, for none tries it.
-CREATE OR REPLACE FUNCTION embedmill.count_coverage(p_generation_id integer, p_embedded integer, p_unembeddable integer)
+-- Vectors count in their generation; a refused chunk counts in every generation that it is for, since none tries it.
+-- Each also in the minute in which it happened.
+CREATE OR REPLACE FUNCTION embedmill.count_chunks(p_generation_id integer, p_embedded bigint[], p_refused bigint[])
 RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_id integer;
+    v embedmill.generations;
+    v_sources integer[] := '{0}';
+    v_embedded bigint[] := ARRAY[cardinality(p_embedded)];
+    v_refused bigint[] := ARRAY[cardinality(p_refused)];
 BEGIN
-    IF p_unembeddable = 0 THEN
-        UPDATE embedmill.coverage_counters SET embedded = embedded + p_embedded WHERE generation_id = p_generation_id;
-        RETURN;
+    SELECT * INTO STRICT v FROM embedmill.generations WHERE id = p_generation_id;
+    PERFORM embedmill.write_columns(p_generation_id, p_embedded, p_refused);    -- 71_columns.sql
+    -- Where there are no records, nobody need ask each chunk whose it is.
+    IF EXISTS (SELECT FROM embedmill.record_sources WHERE pipeline_id = v.pipeline_id) THEN
+        SELECT array_agg(n.record_source_id ORDER BY n.record_source_id),
+               array_agg(n.embedded ORDER BY n.record_source_id), array_agg(n.refused ORDER BY n.record_source_id)
+          INTO v_sources, v_embedded, v_refused
+          FROM (SELECT c.record_source_id, count(*) FILTER (WHERE NOT w.is_refused) AS embedded,
+                       count(*) FILTER (WHERE w.is_refused) AS refused
+                  FROM (SELECT unnest(p_embedded) AS id, false AS is_refused
+                        UNION ALL SELECT unnest(p_refused), true) w
+                  JOIN embedmill.knowledge_chunks c ON c.id = w.id
+                 GROUP BY c.record_source_id) n;
     END IF;
-    FOR v_id IN
-        SELECT g.id FROM embedmill.generations g
-          JOIN embedmill.generations o ON o.pipeline_id = g.pipeline_id AND o.id = p_generation_id ORDER BY g.id
-    LOOP
-        UPDATE embedmill.coverage_counters
-           SET embedded = embedded + CASE WHEN v_id = p_generation_id THEN p_embedded ELSE 0 END,
-               unembeddable = unembeddable + p_unembeddable
-         WHERE generation_id = v_id;
-    END LOOP;
+    UPDATE embedmill.coverage_counters k
+       SET embedded = k.embedded + CASE WHEN n.generation_id = p_generation_id THEN n.embedded ELSE 0 END,
+           unembeddable = k.unembeddable + n.refused
+      FROM (SELECT g.id AS generation_id, s.record_source_id, s.embedded, s.refused
+              FROM unnest(v_sources, v_embedded, v_refused) AS s (record_source_id, embedded, refused)
+              JOIN embedmill.generations g
+                ON g.pipeline_id = v.pipeline_id AND g.chunk_set = v.chunk_set
+                   AND (g.id = p_generation_id OR s.refused > 0)
+             ORDER BY g.id, s.record_source_id) n
+     WHERE k.generation_id = n.generation_id AND k.record_source_id = n.record_source_id;
+    INSERT INTO embedmill.embedding_minutes AS m
+        (minute, generation_id, record_source_id, tenant_id, embedded, unembeddable)
+    SELECT date_trunc('minute', clock_timestamp()), p_generation_id, s.record_source_id, v.tenant_id, s.embedded, s.refused
+      FROM unnest(v_sources, v_embedded, v_refused) AS s (record_source_id, embedded, refused)
+     ORDER BY s.record_source_id
+    ON CONFLICT (generation_id, record_source_id, minute) DO UPDATE
+       SET embedded = m.embedded + excluded.embedded, unembeddable = m.unembeddable + excluded.unembeddable;
 END
+$$;
+
+-- Chunks that were refused and are to be tried again are no longer counted as such. Called last, as count_chunks is.
+CREATE OR REPLACE FUNCTION embedmill.count_forgiven(p_chunk_ids bigint[]) RETURNS void
+LANGUAGE sql AS $$
+    UPDATE embedmill.coverage_counters k SET unembeddable = k.unembeddable - n.chunks
+      FROM (SELECT g.id AS generation_id, c.record_source_id, count(*) AS chunks
+              FROM embedmill.knowledge_chunks c
+              JOIN embedmill.generations g ON g.pipeline_id = c.pipeline_id AND g.chunk_set = c.chunk_set
+             WHERE c.id = ANY (p_chunk_ids)
+             GROUP BY g.id, c.record_source_id ORDER BY g.id, c.record_source_id) n
+     WHERE k.generation_id = n.generation_id AND k.record_source_id = n.record_source_id
 $$;
 
 -- Marks chunks that the provider refuses for good, each with its dead letter; returns those that it marked.

@@ -19,8 +19,14 @@ DECLARE
 BEGIN
     SELECT document_id INTO v_document_id FROM embedmill.ingestion_jobs WHERE id = p_job_id;
     PERFORM FROM embedmill.knowledge_documents WHERE id = v_document_id FOR UPDATE;
-    v_ids := ARRAY(SELECT id FROM embedmill.embedding_queue
-                    WHERE document_id = v_document_id AND job_id = p_job_id ORDER BY id FOR UPDATE);
+    -- Also what other generations of the pipeline have of the document: theirs name no job.
+    v_ids := ARRAY(SELECT q.id FROM embedmill.embedding_queue q
+                    WHERE q.document_id = v_document_id
+                      AND (q.job_id = p_job_id
+                           OR q.job_id IS NULL AND q.operation <> 'DELETE' AND q.generation_id <> (
+                              SELECT p.current_generation_id FROM embedmill.knowledge_documents d
+                                JOIN embedmill.pipelines p ON p.id = d.pipeline_id WHERE d.id = v_document_id))
+                    ORDER BY q.id FOR UPDATE);
     PERFORM embedmill.end_items(
         ARRAY(SELECT id FROM embedmill.embedding_queue WHERE id = ANY (v_ids) AND status <> 'processing'),
         'cancelled', p_message, NULL);
@@ -170,9 +176,7 @@ BEGIN
     IF p_forgive THEN
         UPDATE embedmill.dead_letters SET resolved_at = now(), resolution = 'retried'
          WHERE document_id = v_job.document_id AND resolved_at IS NULL;
-        UPDATE embedmill.coverage_counters k SET unembeddable = k.unembeddable - cardinality(v_refused)
-          FROM embedmill.generations g
-         WHERE g.pipeline_id = v_job.pipeline_id AND k.generation_id = g.id AND cardinality(v_refused) > 0;
+        PERFORM embedmill.count_forgiven(v_refused);
     END IF;
 END
 $$;

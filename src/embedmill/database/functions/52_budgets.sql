@@ -179,7 +179,7 @@ BEGIN
             SELECT q.id FROM embedmill.embedding_queue q
              WHERE q.generation_id = ANY (ARRAY(
                        SELECT g.id FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-                        WHERE g.tenant_id = b.tenant_id AND p.price_per_million_tokens > 0))
+                        WHERE g.tenant_id = b.tenant_id AND g.price_per_million_tokens > 0))
                AND q.status = 'pending' AND q.operation <> 'DELETE' AND q.available_at < 'infinity'
              LIMIT p_limit FOR UPDATE SKIP LOCKED);
     ELSE
@@ -240,6 +240,7 @@ BEGIN
          WHERE q.generation_id = ANY (ARRAY(
                    SELECT g.id FROM embedmill.generations g WHERE g.tenant_id = p_tenant_id))
            AND q.status = 'pending' AND q.available_at = 'infinity' AND q.priority IN ('high', 'medium', 'low')
+           AND NOT embedmill.waits_to_be_read(q)
            AND (p_job_id IS NULL OR q.job_id = p_job_id)
            AND (q.job_id IS NULL OR q.job_id <> ALL (v_stopped))
            FOR UPDATE SKIP LOCKED);
@@ -285,7 +286,8 @@ BEGIN
          CROSS JOIN LATERAL (
             SELECT FROM embedmill.embedding_queue q
              WHERE q.generation_id = g.id AND q.priority = lane.priority
-               AND q.status IN ('pending', 'rate_limited') AND q.available_at = 'infinity' LIMIT 1) parked
+               AND q.status IN ('pending', 'rate_limited') AND q.available_at = 'infinity'
+               AND NOT embedmill.waits_to_be_read(q) LIMIT 1) parked
         ORDER BY 1
     LOOP
         v_freed := v_freed + embedmill.release_budget(v_tenant_id, NULL, p_now);
@@ -305,86 +307,5 @@ BEGIN
     v_dead := embedmill.release_dead_reservations();
     RETURN format('%s items parked, %s freed, %s months begun, %s reservations released', v_parked, v_freed, v_begun,
                   v_dead);
-END
-$$;
-
--- Sets, raises or lowers a budget: the tenant's (p_job_id NULL) or a job's. What was spent before counts, as the ledger
--- and the job say. Call release_budget afterwards, in another transaction. Errors: invalid_parameter_value where a
--- job's pipeline has no known price, or a job is to have one by the month; EM404 where there is no such job.
-CREATE OR REPLACE FUNCTION embedmill.set_budget(
-    p_tenant_id integer, p_job_id uuid, p_period text, p_limit_usd numeric,
-    p_now timestamptz DEFAULT clock_timestamp())
-RETURNS bigint
-LANGUAGE plpgsql AS $$
-DECLARE
-    v record;
-    v_start timestamptz := CASE p_period WHEN 'month' THEN embedmill.month_begin(p_now) ELSE '-infinity' END;
-    v_spent numeric;
-    v_before embedmill.budgets;
-    v_id bigint;
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('embedmill.budgets'), p_tenant_id);
-    IF p_job_id IS NULL THEN
-        SELECT coalesce(sum(l.cost_usd), 0) INTO v_spent FROM embedmill.llm_usage_log l
-         WHERE l.tenant_id = p_tenant_id AND l.created_at >= v_start;
-    ELSE
-        IF p_period <> 'total' THEN
-            RAISE EXCEPTION 'a job has one budget in all: its period is total, not %', p_period
-                USING ERRCODE = 'invalid_parameter_value';
-        END IF;
-        SELECT p.name, p.price_per_million_tokens AS price, coalesce(j.cost_usd, 0) AS spent INTO v
-          FROM embedmill.ingestion_jobs j JOIN embedmill.pipelines p ON p.id = j.pipeline_id
-         WHERE j.id = p_job_id AND j.tenant_id = p_tenant_id;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'there is no ingestion job %', p_job_id USING ERRCODE = 'EM404';
-        END IF;
-        IF v.price IS NULL THEN
-            RAISE EXCEPTION 'the price of pipeline % is not known, so that no budget can be kept: give it one first',
-                v.name USING ERRCODE = 'invalid_parameter_value';
-        END IF;
-        v_spent := v.spent;
-    END IF;
-    SELECT * INTO v_before FROM embedmill.budgets b
-     WHERE b.tenant_id = p_tenant_id AND b.job_id IS NOT DISTINCT FROM p_job_id;
-    UPDATE embedmill.budgets b
-       SET limit_usd = p_limit_usd,
-           -- Another period begins its count anew; the same one goes on.
-           spent_usd = CASE WHEN b.period = p_period AND b.period_start = v_start THEN b.spent_usd ELSE v_spent END,
-           period = p_period, period_start = v_start,
-           reached_at = CASE WHEN p_limit_usd > CASE WHEN b.period = p_period AND b.period_start = v_start
-                                                     THEN b.spent_usd ELSE v_spent END
-                             THEN NULL ELSE b.reached_at END
-     WHERE b.tenant_id = p_tenant_id AND b.job_id IS NOT DISTINCT FROM p_job_id
-    RETURNING b.id INTO v_id;
-    IF NOT FOUND THEN
-        INSERT INTO embedmill.budgets (tenant_id, job_id, period, limit_usd, spent_usd, period_start)
-        VALUES (p_tenant_id, p_job_id, p_period, p_limit_usd, v_spent, v_start)
-        RETURNING id INTO v_id;
-    END IF;
-    PERFORM embedmill.record_action(
-        p_tenant_id, 'budget.set', coalesce(p_job_id::text, 'tenant'),
-        CASE WHEN v_before.id IS NOT NULL
-             THEN jsonb_build_object('period', v_before.period, 'limit_usd', v_before.limit_usd) END,
-        jsonb_build_object('period', p_period, 'limit_usd', p_limit_usd));
-    RETURN v_id;
-END
-$$;
-
--- Takes a budget away; false where there was none. Call release_budget afterwards, in another transaction.
-CREATE OR REPLACE FUNCTION embedmill.remove_budget(p_tenant_id integer, p_job_id uuid) RETURNS boolean
-LANGUAGE plpgsql AS $$
-DECLARE
-    b embedmill.budgets;
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('embedmill.budgets'), p_tenant_id);
-    DELETE FROM embedmill.budgets WHERE tenant_id = p_tenant_id AND job_id IS NOT DISTINCT FROM p_job_id
-    RETURNING * INTO b;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    PERFORM embedmill.record_action(
-        p_tenant_id, 'budget.remove', coalesce(p_job_id::text, 'tenant'),
-        jsonb_build_object('period', b.period, 'limit_usd', b.limit_usd), NULL);
-    RETURN true;
 END
 $$;

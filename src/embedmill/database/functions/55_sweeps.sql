@@ -46,6 +46,8 @@ BEGIN
         WHEN 'sweep_budgets' THEN embedmill.sweep_budgets()::text
         WHEN 'fail_held_up' THEN embedmill.fail_held_up_items() || ' items'
         WHEN 'make_partitions' THEN embedmill.ensure_history_partitions() || ' partitions'
+        WHEN 'check_tables' THEN embedmill.check_table_sources() || ' in trouble'
+        WHEN 'start_backfills' THEN embedmill.start_backfills() || ' backfills'
         WHEN 'clean_up' THEN embedmill.clean_up()
     END;
     IF v_outcome IS NULL THEN
@@ -85,6 +87,8 @@ BEGIN
      WHERE processing_completed_at < v_first::timestamp AT TIME ZONE 'UTC';
     DELETE FROM embedmill.queue_counts WHERE day < v_first AND day > '-infinity';
     DELETE FROM embedmill.dead_letters WHERE resolved_at < v_first::timestamp AT TIME ZONE 'UTC';
+    PERFORM embedmill.forget_deleted_shards(30);
+    DELETE FROM embedmill.embedding_minutes WHERE minute < now() - interval '7 days';
     DELETE FROM embedmill.idempotency_keys WHERE created_at < now() - interval '1 day';
     DELETE FROM embedmill.events WHERE created_at < now() - interval '7 days';
     DELETE FROM embedmill.webhook_deliveries

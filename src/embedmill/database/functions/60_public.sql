@@ -154,7 +154,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     q embedmill.embedding_queue;
     g embedmill.generations;
-    v_written integer;
+    v_written bigint[];
 BEGIN
     IF cardinality(p_chunk_ids) <> cardinality(p_embeddings) THEN
         RAISE EXCEPTION '% chunks and % embeddings: each chunk needs its own',
@@ -171,24 +171,25 @@ BEGIN
     SELECT * INTO STRICT q FROM embedmill.embedding_queue WHERE id = p_item_id;
     SELECT * INTO STRICT g FROM embedmill.generations WHERE id = q.generation_id;
     EXECUTE format(
+        'WITH written AS ('
         'INSERT INTO embedmill.%I (chunk_id, input_hash, embedding) '
         'SELECT c.id, substring(sha256(convert_to($4 || c.text, ''UTF8'')) FROM 1 FOR 16), e.embedding::%s(%s) '
         '  FROM unnest($1, $2) AS e (chunk_id, embedding) '
         '  JOIN embedmill.knowledge_chunks c ON c.id = e.chunk_id '
-        ' WHERE c.document_id = $3 AND c.ordinal BETWEEN $5 AND $6 AND c.error_reason IS NULL '
+        ' WHERE c.document_id = $3 AND c.ordinal BETWEEN $5 AND $6 AND c.chunk_set = $7 AND c.error_reason IS NULL '
         ' ORDER BY c.id '
-        'ON CONFLICT (chunk_id) DO NOTHING',
+        'ON CONFLICT (chunk_id) DO NOTHING RETURNING chunk_id) '
+        'SELECT coalesce(array_agg(chunk_id), ''{}'') FROM written',
         'vectors_' || g.id, g.storage::regtype, g.dimensions)
-    USING p_chunk_ids, p_embeddings, q.document_id, coalesce(g.spec ->> 'document_prefix', ''), q.first_ordinal,
-          q.last_ordinal;
-    GET DIAGNOSTICS v_written = ROW_COUNT;
+    INTO v_written USING p_chunk_ids, p_embeddings, q.document_id, coalesce(g.spec ->> 'document_prefix', ''), q.first_ordinal,
+          q.last_ordinal, g.chunk_set;
     PERFORM embedmill.advance_items(ARRAY[p_item_id], ARRAY[0], embedmill.config_integer('lease_seconds'));
     IF q.job_id IS NOT NULL THEN
-        PERFORM embedmill.advance_jobs(ARRAY[q.job_id], ARRAY[v_written], ARRAY[0], ARRAY[0], ARRAY[0::bigint],
+        PERFORM embedmill.advance_jobs(ARRAY[q.job_id], ARRAY[cardinality(v_written)], ARRAY[0], ARRAY[0], ARRAY[0::bigint],
                                        ARRAY[0::numeric]);
     END IF;
-    PERFORM embedmill.count_coverage(g.id, v_written, 0);
-    RETURN v_written;
+    PERFORM embedmill.count_chunks(g.id, v_written, '{}');
+    RETURN cardinality(v_written);
 END
 $$;
 
@@ -419,18 +420,18 @@ LANGUAGE sql AS $$
            (SELECT j.user_id FROM embedmill.ingestion_jobs j WHERE j.id = q.job_id), q.usage_type, 'embed',
            g.spec ->> 'provider', g.spec ->> 'model', coalesce(q.last_ordinal - q.first_ordinal + 1, 0), p_tokens,
            extract(epoch FROM clock_timestamp() - q.processing_started_at) * 1000,
-           p_tokens * p.price_per_million_tokens / 1000000, p_error
+           p_tokens * g.price_per_million_tokens / 1000000, p_error
       FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
      WHERE g.id = q.generation_id AND p_tokens > 0;
     UPDATE embedmill.embedding_queue SET actual_tokens = actual_tokens + p_tokens WHERE id = q.id AND p_tokens > 0;
     SELECT embedmill.advance_jobs(ARRAY[q.job_id], ARRAY[0], ARRAY[0], ARRAY[0], ARRAY[p_tokens::bigint],
-                                  ARRAY[p_tokens * p.price_per_million_tokens / 1000000])
+                                  ARRAY[p_tokens * g.price_per_million_tokens / 1000000])
       FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
      WHERE g.id = q.generation_id AND q.job_id IS NOT NULL AND p_tokens > 0;
-    SELECT embedmill.settle_budget(q.tenant_id, gen_random_uuid(), p_tokens * p.price_per_million_tokens / 1000000,
-                                   ARRAY[q.job_id], ARRAY[p_tokens * p.price_per_million_tokens / 1000000])
+    SELECT embedmill.settle_budget(q.tenant_id, gen_random_uuid(), p_tokens * g.price_per_million_tokens / 1000000,
+                                   ARRAY[q.job_id], ARRAY[p_tokens * g.price_per_million_tokens / 1000000])
       FROM embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-     WHERE g.id = q.generation_id AND p_tokens > 0 AND p.price_per_million_tokens > 0
+     WHERE g.id = q.generation_id AND p_tokens > 0 AND g.price_per_million_tokens > 0
        AND EXISTS (SELECT FROM embedmill.budgets b WHERE b.tenant_id = q.tenant_id)
 $$;
 

@@ -1,0 +1,221 @@
+-- Coverage and activity: how complete the vectors of each source are, from counters and indexes and never by a scan of
+-- documents, chunks or vectors.
+
+-- How much a source has of what waits to be read: rows (counted from up to 1,000 notes of changes), and since when the
+-- oldest does.
+CREATE OR REPLACE FUNCTION embedmill.unread_changes(p_record_source_id integer, OUT rows bigint, OUT since timestamptz)
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+    SELECT coalesce(sum(cardinality(c.keys)), 0), min(c.changed_at)
+      FROM (SELECT r.keys, r.changed_at FROM embedmill.record_changes r
+             WHERE r.record_source_id = p_record_source_id ORDER BY r.id LIMIT 1000) c
+$$;
+
+-- What of a generation waits in the queue: how many items (10,000 of each lane are counted), and of the oldest 200 of
+-- each lane since when, by the source of records that they are of.
+CREATE OR REPLACE FUNCTION embedmill.oldest_items(p_generation_id integer)
+RETURNS TABLE (record_source_id integer, since timestamptz)
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+    SELECT coalesce(d.record_source_id, 0), min(h.created_at)
+      FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
+     CROSS JOIN LATERAL (
+        SELECT q.document_id, q.created_at FROM embedmill.embedding_queue q
+         WHERE q.generation_id = p_generation_id AND q.priority = lane.priority
+           AND q.status IN ('pending', 'rate_limited')
+         ORDER BY q.available_at, q.id LIMIT 200) h
+      LEFT JOIN embedmill.knowledge_documents d ON d.id = h.document_id
+     GROUP BY 1
+$$;
+
+-- What of a source cannot be embedded, by reason: documents that could not be read, chunks that were refused. As many
+-- index entries as there are of these.
+CREATE OR REPLACE FUNCTION embedmill.unembeddable_reasons(
+    p_record_source_id integer, p_pipeline_id integer, p_chunk_set integer, OUT reasons jsonb, OUT documents bigint)
+LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+    WITH unreadable AS (
+        SELECT d.error_reason AS reason, count(*) AS number FROM embedmill.knowledge_documents d
+         WHERE d.record_source_id = p_record_source_id AND d.error_reason IS NOT NULL
+           AND (p_record_source_id <> 0 OR d.pipeline_id = p_pipeline_id)
+         GROUP BY 1
+    ), refused AS (
+        SELECT c.error_reason AS reason, count(*) AS number FROM embedmill.knowledge_chunks c
+         WHERE c.record_source_id = p_record_source_id AND c.error_reason IS NOT NULL
+           AND c.pipeline_id = p_pipeline_id AND c.chunk_set = p_chunk_set
+         GROUP BY 1
+    )
+    SELECT coalesce((SELECT jsonb_object_agg(n.reason, n.number)
+                       FROM (SELECT w.reason, sum(w.number) AS number
+                               FROM (SELECT * FROM unreadable UNION ALL SELECT * FROM refused) w GROUP BY 1) n), '{}'),
+           coalesce((SELECT sum(u.number) FROM unreadable u), 0)::bigint
+$$;
+
+-- Coverage of each source of records of a tenant, and of the uploads of each of its pipelines (record_source_id 0).
+--     rows              that are to be embedded (NULL: not counted yet); uploads: NULL
+--     unread_rows       of these, not read yet
+--     unembeddable      {reason: how many}, of documents and chunks together
+--     failed            items that were given up and wait for a person (of the newest 10,000 letters of the tenant)
+--     waiting_rows      that changed and are to be read; waiting_chunks that are to be embedded
+--     stale_seconds     since when the oldest of what waits does
+--     percent           of what can be embedded; an unread row counts as one chunk; 100 only if nothing is missing
+--     chunks_per_minute of the last five minutes
+--     eta_seconds       until all is embedded, by what binds; NULL: nothing moves, or nobody knows
+--     binds             none, paused, trouble, quota, backfill, budget, embedding, reading, failed, nobody
+CREATE OR REPLACE FUNCTION embedmill.source_coverage(p_tenant_id integer)
+RETURNS TABLE (
+    pipeline text, record_source_id integer, kind text, name text, rows bigint, unread_rows bigint, documents bigint,
+    chunks bigint, embedded bigint, unembeddable jsonb, failed bigint, waiting_rows bigint, waiting_chunks bigint,
+    stale_seconds double precision, percent double precision, chunks_per_minute double precision,
+    eta_seconds double precision, binds text, trouble text)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    v record;
+    v_pace double precision;
+    v_left bigint;
+    v_missing boolean;
+    v_quota_key text;
+    v_quota record;
+    v_quota_eta double precision;
+    v_backfill_eta double precision;
+BEGIN
+    FOR v IN
+        WITH letters AS (
+            SELECT coalesce(d.record_source_id, 0) AS source, o.generation_id, count(*) AS failed
+              FROM (SELECT l.document_id, l.generation_id, l.chunk_id, l.item_id FROM embedmill.dead_letters l
+                     WHERE l.tenant_id = p_tenant_id AND l.resolved_at IS NULL
+                     -- As the index of open letters is, for a planner without statistics.
+                     ORDER BY l.tenant_id DESC, l.id DESC LIMIT 10000) o
+              LEFT JOIN embedmill.knowledge_documents d ON d.id = o.document_id
+             WHERE o.chunk_id IS NULL AND o.item_id IS NOT NULL
+             GROUP BY 1, 2
+        ), wanted AS (
+            SELECT p.id AS pipeline_id, s.id AS source
+              FROM embedmill.pipelines p JOIN embedmill.record_sources s ON s.pipeline_id = p.id
+             WHERE p.tenant_id = p_tenant_id
+            UNION ALL
+            SELECT p.id, 0 FROM embedmill.pipelines p WHERE p.tenant_id = p_tenant_id
+        )
+        SELECT p.name AS pipeline, w.source, s.kind, s.name, s.rows, coalesce(s.documents, 0) AS read_rows, s.trouble,
+               s.paused_at IS NOT NULL OR p.paused_at IS NOT NULL AS is_paused, p.quota_key, g.id AS generation_id,
+               coalesce(k.chunks, 0) AS chunks, coalesce(k.embedded, 0) AS embedded,
+               coalesce(k.unembeddable, 0) AS refused, u.reasons, u.documents AS unreadable,
+               coalesce(l.failed, 0) AS failed, c.rows AS changed, c.since AS changed_since, o.since AS waiting_since,
+               b.started_at IS NOT NULL AND b.ended_at IS NULL AS is_walking, b.rows_per_second, b.batch_size,
+               b.delay_seconds, b.end_reason,
+               (SELECT sum(m.embedded) / 5.0 FROM embedmill.embedding_minutes m
+                 WHERE m.generation_id = g.id AND m.record_source_id = w.source
+                   AND m.minute >= date_trunc('minute', now()) - interval '5 minutes') AS pace
+          FROM wanted w
+          JOIN embedmill.pipelines p ON p.id = w.pipeline_id
+          JOIN embedmill.generations g ON g.id = p.current_generation_id
+          LEFT JOIN embedmill.record_sources s ON s.id = w.source
+          LEFT JOIN embedmill.coverage_counters k ON k.generation_id = g.id AND k.record_source_id = w.source
+          LEFT JOIN embedmill.backfills b ON b.record_source_id = w.source
+          LEFT JOIN letters l ON l.source = w.source AND l.generation_id = g.id
+          LEFT JOIN LATERAL embedmill.oldest_items(g.id) AS o ON o.record_source_id = w.source
+         CROSS JOIN LATERAL embedmill.unread_changes(w.source) AS c
+         CROSS JOIN LATERAL embedmill.unembeddable_reasons(w.source, p.id, g.chunk_set) AS u
+         ORDER BY p.id, w.source
+    LOOP
+        pipeline := v.pipeline;
+        record_source_id := v.source;
+        kind := coalesce(v.kind, 'uploads');
+        name := coalesce(v.name, 'uploads');
+        rows := v.rows;
+        documents := v.read_rows;
+        IF v.source = 0 THEN
+            documents := NULL;
+        END IF;
+        unread_rows := greatest(coalesce(v.rows, 0) - v.read_rows, 0);
+        chunks := v.chunks;
+        embedded := v.embedded;
+        unembeddable := v.reasons;
+        failed := v.failed;
+        waiting_rows := v.changed;
+        waiting_chunks := greatest(v.chunks - v.embedded - v.refused, 0);
+        trouble := v.trouble;
+        v_left := waiting_chunks + unread_rows;
+        v_missing := v_left > 0 OR v.changed > 0 OR v.source <> 0 AND v.rows IS NULL;
+        stale_seconds := extract(epoch FROM clock_timestamp() - least(v.changed_since, v.waiting_since));
+        -- Rounded down: what is not complete is not shown as such.
+        percent := CASE WHEN v_left = 0 THEN 100
+                        ELSE floor(10000.0 * v.embedded / greatest(v.embedded + v_left, 1)) / 100 END;
+        IF v_missing THEN
+            percent := least(percent, 99.99);
+        END IF;
+        chunks_per_minute := coalesce(v.pace, 0);
+
+        -- What binds, and how long it takes by that.
+        v_quota_eta := NULL;
+        IF v.quota_key IS DISTINCT FROM v_quota_key THEN
+            v_quota_key := v.quota_key;
+            SELECT q.* INTO v_quota FROM embedmill.quota_state(v_quota_key) AS q;
+        END IF;
+        IF v_quota.tokens_per_minute IS NOT NULL THEN
+            -- Tokens of what is left, by what the tenant's items wait for on the average.
+            v_quota_eta := v_left * embedmill.average_tokens(v.generation_id) / v_quota.tokens_per_minute * 60
+                           + v_quota.cooling_seconds;
+        END IF;
+        v_backfill_eta := CASE WHEN v.is_walking AND unread_rows > 0
+            THEN greatest(unread_rows / v.rows_per_second,
+                          unread_rows * v.delay_seconds / v.batch_size) END;
+        v_pace := nullif(chunks_per_minute, 0);
+        eta_seconds := NULL;
+        IF NOT v_missing THEN
+            binds := 'none';
+            eta_seconds := 0;
+        ELSIF v.is_paused THEN
+            binds := 'paused';
+        ELSIF v.trouble IS NOT NULL AND (unread_rows > 0 OR v.changed > 0) THEN
+            binds := 'trouble';
+        ELSIF waiting_chunks > 0 AND (v_quota.cooling_seconds > 0 OR v_quota.binds) THEN
+            binds := 'quota';
+            eta_seconds := greatest(v_quota_eta, v_left / v_pace * 60);
+        ELSIF unread_rows > 0 AND NOT v.is_walking AND v.changed = 0 AND waiting_chunks = 0 THEN
+            binds := CASE WHEN v.end_reason = 'its budget is used up' THEN 'budget' ELSE 'nobody' END;
+        ELSIF v.failed > 0 AND v.waiting_since IS NULL AND v_pace IS NULL AND unread_rows = 0 THEN
+            binds := 'failed';
+        ELSIF v_backfill_eta > 0 AND v_backfill_eta >= coalesce(v_left / v_pace * 60, 0) THEN
+            binds := 'backfill';
+            eta_seconds := greatest(v_backfill_eta, v_quota_eta);
+        ELSE
+            binds := CASE WHEN waiting_chunks > 0 OR v.changed = 0 THEN 'embedding' ELSE 'reading' END;
+            eta_seconds := greatest(v_left / v_pace * 60, v_backfill_eta, v_quota_eta);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+-- How many tokens a chunk of what waits has, from the items at the head of each lane; what a plan allows where none
+-- waits.
+CREATE OR REPLACE FUNCTION embedmill.average_tokens(p_generation_id integer) RETURNS double precision
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+    SELECT coalesce(
+        (SELECT sum(h.estimated_tokens)::double precision / nullif(sum(h.chunks), 0)
+           FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
+          CROSS JOIN LATERAL (
+             SELECT q.estimated_tokens, q.last_ordinal - q.first_ordinal + 1 AS chunks
+               FROM embedmill.embedding_queue q
+              WHERE q.generation_id = p_generation_id AND q.priority = lane.priority
+                AND q.status IN ('pending', 'rate_limited')
+              ORDER BY q.available_at, q.id LIMIT 100) h),
+        (SELECT g.chunk_tokens FROM embedmill.generations g WHERE g.id = p_generation_id))
+$$;
+
+-- What was embedded and refused in each of the last minutes, by pipeline and source; minutes without any are left out.
+CREATE OR REPLACE FUNCTION embedmill.embedding_activity(p_tenant_id integer, p_minutes integer)
+RETURNS TABLE (minute timestamptz, pipeline text, record_source_id integer, name text, embedded bigint,
+               unembeddable bigint)
+LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+    SELECT m.minute, p.name, m.record_source_id, coalesce(s.name, CASE WHEN m.record_source_id = 0 THEN 'uploads' END),
+           sum(m.embedded)::bigint, sum(m.unembeddable)::bigint
+      FROM embedmill.generations g
+      JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+      JOIN embedmill.embedding_minutes m ON m.generation_id = g.id
+      LEFT JOIN embedmill.record_sources s ON s.id = m.record_source_id
+     WHERE g.tenant_id = p_tenant_id
+       AND m.minute > date_trunc('minute', clock_timestamp()) - make_interval(mins => p_minutes)
+     GROUP BY m.minute, p.id, p.name, m.record_source_id, s.name
+    HAVING sum(m.embedded) + sum(m.unembeddable) > 0
+     ORDER BY m.minute, p.id, m.record_source_id
+$$;
