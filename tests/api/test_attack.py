@@ -97,6 +97,8 @@ def real_values(tenant: Tenant) -> dict[str, list[Any]]:
         "keyId": tenant.key_ids,
         "id": [tenant.item_id],
         "name": ["standin", "held"],
+        "shardTypeId": [tenant.shard_type_id],
+        "shardId": [tenant.shard_id],
     }
 
 

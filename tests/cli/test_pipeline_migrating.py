@@ -157,6 +157,7 @@ def test_a_table_with_a_column_needs_another_one_for_the_next_model(
         filled = "SELECT count(embedding) FROM jobs"
         assert user.execute(filled).fetchone() == (8,)
         generations = "SELECT count(*) FROM embedmill.generations"
+        before = user.execute(generations).fetchone()
 
         refused = command.run(*SECOND, *OPTIONS, status=1).stderr
         assert "ALTER TABLE public.jobs ADD COLUMN embedding_v2 vector(16)" in refused
@@ -171,13 +172,16 @@ def test_a_table_with_a_column_needs_another_one_for_the_next_model(
             assert said in refused
             assert "Traceback" not in refused
         assert "is not TABLE=COLUMN" in command.run(*SECOND, "--column", "jobs", status=2).stderr
-        assert user.execute(generations).fetchone() == (1,)
+        assert user.execute(generations).fetchone() == before
 
         user.execute("ALTER TABLE jobs ADD COLUMN embedding_v2 vector(16)")
         done = command.json(*SECOND, *OPTIONS, "--column", "jobs=embedding_v2", "--no-switch")
         assert (done["stage"], done["coverage"]) == ("built", 1.0)
         command.run("worker", "--until-empty")
-        both = "SELECT count(embedding), count(embedding_v2), count(*) FILTER (WHERE embedding = embedding_v2) FROM jobs"
+        both = (
+            "SELECT count(embedding), count(embedding_v2), count(*) FILTER (WHERE embedding = embedding_v2) "
+            "FROM jobs"
+        )
         assert user.execute(both).fetchone() == (8, 8, 0)
         live = "SELECT target_column FROM embedmill.table_sources"
         assert user.execute(live).fetchone() == ("embedding",)

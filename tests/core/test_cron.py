@@ -67,9 +67,9 @@ def a_field(first: int, last: int) -> st.SearchStrategy[str]:
     return st.lists(st.one_of(base, stepped), min_size=1, max_size=3).map(",".join)
 
 
-EXPRESSIONS = st.tuples(
-    a_field(0, 59), a_field(0, 23), a_field(1, 28), a_field(1, 12), a_field(0, 7)
-).map(" ".join)
+EXPRESSIONS = st.tuples(a_field(0, 59), a_field(0, 23), a_field(1, 28), a_field(1, 12), a_field(0, 7)).map(
+    " ".join
+)
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
 

@@ -14,7 +14,7 @@ from embedmill.database.pipelines import Pipeline
 from embedmill.embed.building import GenerationBuilder
 from embedmill.embed.generation_states import Stage
 from embedmill.embed.next_spec import Changes
-from embedmill.errors import EmbedmillError
+from embedmill.errors import ConfigurationError, ConflictError, EmbedmillError
 from embedmill.worker.loop import Companion, Worker, WorkerOptions
 from tests.embed.generation_work import begin, until
 from tests.support.audit import assert_books_balance
@@ -57,13 +57,14 @@ async def test_the_next_model_fills_a_column_of_its_own_and_both_are_kept_curren
     async with user_of(app) as user:
         await user.execute(JOBS)
         ids = await insert_jobs(user, *(f"miller {n}" for n in range(12)))
-        source = await add_column_source(app, pipeline)
+        await add_column_source(app, pipeline)
         await work_columns(app)
         await user.execute(f"ALTER TABLE public.jobs ADD COLUMN embedding_v2 halfvec({DIMENSIONS})")
-        generation = await begin(app, pipeline, ANOTHER)
-        await app.database.fetch(
-            "SELECT embedmill.set_target_column(%s, %s, 'embedding_v2')", (source, generation)
-        )
+        wanted = await app.next_generation(pipeline, ANOTHER, price_per_million_tokens=None, budget_usd=None)
+        with pytest.raises(ConfigurationError, match=r"say --column public\.jobs=embedding_v2"):
+            await app.migrations(pipeline).start(wanted)
+        columns = {"public.jobs": "embedding_v2"}
+        generation = await app.migrations(pipeline).start(wanted, columns)
 
         def companions(worker_id: UUID) -> list[Companion]:
             builder = GenerationBuilder(app.database, app.cutter(), poll_seconds=0.05)
@@ -97,10 +98,11 @@ async def test_a_column_that_is_named_late_is_filled_with_what_was_paid_already(
     async with user_of(app) as user:
         await user.execute(JOBS)
         await insert_jobs(user, *(f"miller {n}" for n in range(5)))
-        source = await add_column_source(app, pipeline)
-        await work_columns(app)
         await user.execute(f"ALTER TABLE public.jobs ADD COLUMN embedding_v2 vector({DIMENSIONS})")
+        # The table is added while the next generation is being built: nobody was asked for its column.
         generation = await begin(app, pipeline, ANOTHER)
+        await add_column_source(app, pipeline)
+        await work_columns(app)
         builder = GenerationBuilder(app.database, app.cutter(), poll_seconds=0.05)
         worker = Worker(app.database, app.provider, WorkerOptions(), companions=lambda _: [builder])
         async with asyncio.TaskGroup() as tasks:
@@ -110,9 +112,10 @@ async def test_a_column_that_is_named_late_is_filled_with_what_was_paid_already(
         with pytest.raises((EmbedmillError, psycopg.Error), match="stand in a column of it"):
             await app.migrations(pipeline).switch()
         paid = provider.stats()["inputs_paid"]
-        await app.database.fetch(
-            "SELECT embedmill.set_target_column(%s, %s, 'embedding_v2')", (source, generation)
-        )
+        state = await app.migrations(pipeline).state(generation)
+        await app.migrations(pipeline).go_on(state, columns={"jobs": "embedding_v2"})
+        with pytest.raises(ConflictError, match="written into its column embedding_v2 already"):
+            await app.migrations(pipeline).go_on(state, columns={"jobs": "embedding"})
         await work_columns(app)
         await app.migrations(pipeline).switch()
     assert await assert_column(app, "embedding_v2", "another") == 5
@@ -134,8 +137,8 @@ async def test_a_column_that_cannot_hold_the_vectors_is_refused(
     async with user_of(app) as user:
         await user.execute(JOBS)
         await user.execute("ALTER TABLE public.jobs ADD COLUMN small vector(3)")
+        generation = await begin(app, pipeline, ANOTHER)
         source = await add_column_source(app, pipeline)
-    generation = await begin(app, pipeline, ANOTHER)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=said):
         await app.database.fetch(
             "SELECT embedmill.set_target_column(%s, %s, %s)", (source, generation, column)

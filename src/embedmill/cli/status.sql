@@ -66,14 +66,15 @@ SELECT worker_id, hostname, pid,
  ORDER BY heartbeat_at DESC LIMIT 20;
 
 -- name: last_errors
--- The latest things that a person should look at: dead letters and documents that cannot be read.
+-- The latest things that a person should look at: dead letters, and documents that cannot be read (records have a dead
+-- letter each).
 SELECT e.at, e.what, e.reason, e.message
   FROM ((SELECT l.created_at AS at, coalesce(d.name, 'item ' || l.item_id) AS what, l.reason, l.error_message AS message
            FROM embedmill.dead_letters l LEFT JOIN embedmill.knowledge_documents d ON d.id = l.document_id
           WHERE l.tenant_id = %(tenant_id)s AND l.resolved_at IS NULL ORDER BY l.id DESC LIMIT 10)
         UNION ALL
         (SELECT updated_at, name, error_reason, error_message FROM embedmill.knowledge_documents
-          WHERE tenant_id = %(tenant_id)s AND error_reason IS NOT NULL ORDER BY updated_at DESC LIMIT 10)) e
+          WHERE tenant_id = %(tenant_id)s AND error_reason IS NOT NULL AND record_source_id = 0 ORDER BY updated_at DESC LIMIT 10)) e
  ORDER BY e.at DESC LIMIT 10;
 
 -- name: spent

@@ -64,16 +64,16 @@ SELECT embedmill.record_action(%(tenant_id)s, %(action)s, %(subject)s, %(before)
 
 -- name: count_chunks_again
 -- Documents say how many chunks they have by the live plan; the next of them, behind the last one that was looked at.
-WITH some AS (
+WITH next_documents AS (
     SELECT d.id, d.pipeline_id FROM embedmill.knowledge_documents d
      WHERE d.id > %(after)s ORDER BY d.id LIMIT %(limit)s
        FOR NO KEY UPDATE SKIP LOCKED     -- whoever holds one is about to say it himself
 ), counted AS (
     SELECT s.id, (SELECT count(*) FROM embedmill.knowledge_chunks c
                    WHERE c.document_id = s.id AND c.chunk_set = %(chunk_set)s) AS chunks
-      FROM some s WHERE s.pipeline_id = %(pipeline_id)s
+      FROM next_documents s WHERE s.pipeline_id = %(pipeline_id)s
 ), changed AS (
     UPDATE embedmill.knowledge_documents d SET chunk_count = n.chunks
       FROM counted n WHERE d.id = n.id AND d.chunk_count <> n.chunks
 )
-SELECT max(id) FROM some;
+SELECT max(id) FROM next_documents;
