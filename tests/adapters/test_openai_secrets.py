@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 
@@ -27,6 +28,7 @@ def stand_in() -> Iterator[RunningProvider]:
 
 
 def assert_silent(text: str) -> None:
+    text = re.sub(r"0x[0-9a-f]+", "0x", text)  # addresses of objects hold any digits
     for secret in (KEY, "sesame", "Quimby", "arsenic", "4711"):
         assert secret not in text
 

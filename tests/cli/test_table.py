@@ -32,10 +32,10 @@ def test_the_life_of_a_table(command: CommandLine) -> None:
     shown = command.json("table", "show", "jobs")
     assert shown["template"] == "$title\n\n${Odd, name} costs $$5"
     assert shown["metadata_columns"] == ["description", "Odd, name"]
-    assert (shown["rows"], shown["documents"], shown["embedded_percent"]) == (2, 0, 0.0)
+    assert (shown["rows"], shown["documents"], shown["coverage"]["percent"]) == (2, 0, 0.0)
     listed = command.json("table", "list")
     assert listed == [shown]
-    assert "public.jobs  default      2          0      0.0%  followed" in command.run("table", "list").stdout
+    assert "public.jobs  default      2          0        0%  followed" in command.run("table", "list").stdout
     assert command.json("table", "pause", "jobs")["paused_at"] is not None
     assert "state            paused" in command.run("table", "show", "public.jobs").stdout
     assert command.json("table", "resume", "jobs")["paused_at"] is None

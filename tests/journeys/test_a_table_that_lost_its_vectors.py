@@ -128,7 +128,7 @@ def test_the_audit_names_what_is_missing_and_repair_and_backfill_reach_all_of_it
             assert_vectors(connection)
             assert_paid_once(provider)
         shown = json.loads(embedmill(data_dir, "table", "show", "public.jobs", "--json"))
-        assert (shown["rows"], shown["embedded_percent"]) == (ROWS, 100)
+        assert (shown["rows"], shown["coverage"]["percent"]) == (ROWS, 100)
         assert findings(embedmill(data_dir, "audit", "--source", "public.jobs", "--json")) == {}
 
 

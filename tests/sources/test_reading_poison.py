@@ -10,7 +10,7 @@ import pytest
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
 from embedmill.queue.dead_letters import Letters, list_letters, retry_letters
-from embedmill.sources import rows as rows_module
+from embedmill.sources import table_rows
 from embedmill.sources.table_plans import TablePlan
 from embedmill.sources.tables import add_table
 from tests.support.audit import assert_books_balance
@@ -61,7 +61,7 @@ async def coverage(app: App) -> tuple[int, ...]:
 async def test_poison_rows_are_dead_letters_with_their_reasons_and_their_neighbours_are_done(
     app: App, pipeline: Pipeline, provider: RunningProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "MAX_ROW_BYTES", 20_000)
+    monkeypatch.setattr(table_rows, "MAX_ROW_BYTES", 20_000)
     provider.configure(poison="arsenic", poison_names_input=True)
     await add_notes(app, pipeline)
     await write(app, {n: f"Note {n}" for n in range(20)})

@@ -13,7 +13,7 @@ from embedmill.database.pipelines import Pipeline
 from embedmill.errors import DocumentError
 from embedmill.ports import CutDocument, Cutter, ProviderSpec
 from embedmill.sources import reader as reader_module
-from embedmill.sources import rows as rows_module
+from embedmill.sources import table_rows
 from embedmill.sources.backfill import Backfill
 from embedmill.sources.catalog import record_source
 from embedmill.sources.reading import SourceReading
@@ -123,10 +123,12 @@ async def test_a_reader_that_froze_and_was_given_up_writes_nothing(
 async def test_rows_are_loaded_by_their_bytes_and_not_only_by_their_number(
     app: App, pipeline: Pipeline, provider: RunningProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "LOAD_BYTES", 10_000)
+    monkeypatch.setattr(table_rows, "LOAD_BYTES", 10_000)
     values = ", ".join(f"({n}, 'Row {n}' || repeat(' and more', 330))" for n in range(20))
     source_id = await add_notes(app, pipeline, values=values)
-    rows = rows_module.rows_of(app.database, await record_source(app.database, source_id))
+    source = await record_source(app.database, source_id)
+    assert source.table is not None
+    rows = table_rows.TableRows(app.database, source, source.table)
     loaded = await rows.load([str(n) for n in range(20)])
     assert (len(loaded.rows), len(loaded.left)) == (3, 17)
     await app.database.fetch("UPDATE public.notes SET body = body || ' and an end' WHERE id < 10")

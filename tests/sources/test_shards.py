@@ -14,7 +14,7 @@ from embedmill.sources.shard_feeds import find_feed, pause_feed
 from embedmill.sources.shards import Outcome, Shards
 from tests.support.audit import assert_books_balance
 from tests.support.provider.handle import RunningProvider
-from tests.support.records import work_until_quiet
+from tests.support.records import add_feed, push_shards, work_until_quiet
 
 SHARDS, VERSIONS = 4, 6
 
@@ -166,3 +166,19 @@ async def test_old_tombstones_are_forgotten_and_young_ones_are_not(app: App, pip
     assert await app.database.fetch("SELECT embedmill.forget_deleted_shards(30)") == [(1,)]
     rows = await app.database.fetch("SELECT shard_id FROM embedmill.shards ORDER BY 1")
     assert rows == [("alive",), ("young",)]
+
+
+async def test_fields_of_any_name_are_embedded_and_hold_up_nobody(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    feed = await add_feed(app, pipeline, "odd")
+    odd: dict[str, str | dict[str, object] | None] = {
+        "a": {"": "no name", "{x": "a brace", "a}b": "another", "$": "a dollar"},
+        "b": "The next one.",
+    }
+    await push_shards(app, feed, odd)
+    await work_until_quiet(app)
+    rows = await app.database.fetch("SELECT text FROM embedmill.knowledge_chunks ORDER BY document_id")
+    first, second = (row[0] for row in rows)
+    assert sorted(first.split("\n\n")) == ["a brace", "a dollar", "another", "no name"]
+    assert second == "The next one."

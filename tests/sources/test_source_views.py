@@ -9,10 +9,12 @@ import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.sources.table_changes import remove_table
 from embedmill.sources.table_plans import TablePlan
-from embedmill.sources.tables import add_table
+from embedmill.sources.tables import add_table, find_table
 from tests.support.provider import RunningProvider, vector_for
 from tests.support.records import add_feed, push_shards, work_until_quiet
+from tests.support.work import stand_in_pipeline
 
 JOBS = """
 CREATE TABLE public.jobs (
@@ -98,3 +100,22 @@ async def test_wrong_questions_are_told(app: App, pipeline: Pipeline, provider: 
         await search(app, "public.jobs", "[1,2,3]")
     with pytest.raises(psycopg.Error, match="there is no source public\\.users"):
         await search(app, "public.users", "[1,2,3]")
+
+
+async def test_each_pipeline_s_view_of_a_table_goes_with_its_source_and_no_other(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    await add_jobs(app, pipeline)
+    other = await stand_in_pipeline(app, provider.base_url, "other", dimensions=8)
+    plan = TablePlan(template="$title")
+    added = await add_table(app.database, other, "public.jobs", plan, backfills=False, actor="test")
+    second = f"public_jobs_{added.source.id}_embedded"
+    views = "SELECT viewname FROM pg_views WHERE schemaname = 'embedmill' AND viewname LIKE 'public_jobs%%' ORDER BY 1"
+    assert await app.database.fetch(views) == [(second,), ("public_jobs_embedded",)]
+    tenant = await app.tenant_id()
+    first = await find_table(app.database, tenant, "public.jobs", pipeline="standin")
+    await remove_table(app.database, first, with_vectors=True, actor="test")
+    assert await app.database.fetch(views) == [(second,)]
+    await app.database.fetch("SELECT embedmill.make_source_view(%s)", (added.source.id,))
+    await remove_table(app.database, added.source, with_vectors=False, actor="test")
+    assert await app.database.fetch(views) == []

@@ -10,7 +10,6 @@ from embedmill.cli.options import Text, as_json, pipeline_name
 from embedmill.cli.table_showing import (
     fields,
     number,
-    percent,
     show_source,
     state,
     tell,
@@ -20,6 +19,7 @@ from embedmill.cli.table_showing import (
 if TYPE_CHECKING:
     from embedmill.app import App
     from embedmill.sources.column_facts import ColumnFacts
+    from embedmill.sources.coverage import SourceCoverage
     from embedmill.sources.table_changes import RemovedTable
     from embedmill.sources.tables import AddedTable, TableSource
 
@@ -125,16 +125,17 @@ def add(
         raise click.UsageError("--adopt is for --into column.")
     plan = TablePlan(content, columns, condition, metadata or (), key, target_column, adopt, priority)
 
-    async def story(app: App) -> tuple[AddedTable, ColumnFacts | None]:
+    async def story(app: App) -> tuple[AddedTable, SourceCoverage, ColumnFacts | None]:
         added = await add_table(
             app.database, await app.pipeline(pipeline), table, plan,
             backfills=not no_backfill, actor=local_actor(),
         )  # fmt: skip
-        return added, await column_facts(app.database, added.source)
+        ((_, coverage),) = await _with_coverage(app, [added.source])
+        return added, coverage, await column_facts(app.database, added.source)
 
-    added, column = run_with_app(read_settings(), story)
+    added, coverage, column = run_with_app(read_settings(), story)
     if as_json:
-        print_json({**fields(added.source, column), "notes": added.notes})
+        print_json({**fields(added.source, coverage, column), "notes": added.notes})
         return
     source = added.source
     where = f" and {source.tables - 1:,} partitions or children" if source.tables > 1 else ""
@@ -162,25 +163,26 @@ def list_(pipeline: str | None, as_json: bool) -> None:
     from embedmill.cli.tables import print_table
     from embedmill.sources.tables import list_tables
 
-    async def story(app: App) -> list[TableSource]:
-        return await list_tables(app.database, await app.tenant_id(), pipeline=pipeline)
+    async def story(app: App) -> list[tuple[TableSource, SourceCoverage]]:
+        tables = await list_tables(app.database, await app.tenant_id(), pipeline=pipeline)
+        return await _with_coverage(app, tables)
 
     found = run_with_app(read_settings(), story)
     if as_json:
-        print_json([fields(source) for source in found])
+        print_json([fields(*each) for each in found])
     elif not found:
         print("no tables: `embedmill table add TABLE --content '$column'` adds one")
     else:
         print_table(
-            ("TABLE", "PIPELINE", "ROWS", "DOCUMENTS", "EMBEDDED", "STATE"),
+            ("TABLE", "PIPELINE", "ROWS", "DOCUMENTS", "COVERAGE", "STATE"),
             [
                 (
                     source.name, source.pipeline, number(source.rows), f"{source.documents:,}",
-                    f"{percent(source):.1f}%", state(source),
+                    f"{coverage.percent:g}%", state(source),
                 )
-                for source in found
+                for source, coverage in found
             ],
-            right="ROWS DOCUMENTS EMBEDDED",
+            right="ROWS DOCUMENTS COVERAGE",
         )  # fmt: skip
 
 
@@ -254,18 +256,20 @@ def alter(
             "say what to change: --content, --where, --metadata, --key, --priority, --reread."
         )
 
-    async def story(app: App) -> AddedTable:
+    async def story(app: App) -> tuple[AddedTable, SourceCoverage]:
         source = await find_table(app.database, await app.tenant_id(), table, pipeline=pipeline)
-        return await alter_table(
+        altered = await alter_table(
             app.database, await app.pipeline(source.pipeline), source, change, actor=local_actor()
         )
+        ((_, coverage),) = await _with_coverage(app, [altered.source])
+        return altered, coverage
 
-    altered = run_with_app(read_settings(), story)
+    altered, coverage = run_with_app(read_settings(), story)
     if as_json:
-        print_json({**fields(altered.source), "notes": altered.notes})
+        print_json({**fields(altered.source, coverage), "notes": altered.notes})
         return
     tell(altered)
-    show_source(altered.source)
+    show_source(altered.source, coverage)
 
 
 @table.command()
@@ -309,15 +313,24 @@ def _act(table: str, pipeline: str | None, as_json: bool, what: str) -> None:
     from embedmill.sources.column_facts import column_facts
     from embedmill.sources.tables import find_table, pause_table, resume_table
 
-    async def story(app: App) -> tuple[TableSource, ColumnFacts | None]:
+    async def story(app: App) -> tuple[TableSource, SourceCoverage, ColumnFacts | None]:
         source = await find_table(app.database, await app.tenant_id(), table, pipeline=pipeline)
         if what != "show":
             act = pause_table if what == "pause" else resume_table
             source = await act(app.database, source, actor=local_actor())
-        return source, await column_facts(app.database, source)
+        ((_, coverage),) = await _with_coverage(app, [source])
+        return source, coverage, await column_facts(app.database, source)
 
-    found, column = run_with_app(read_settings(), story)
+    found = run_with_app(read_settings(), story)
     if as_json:
-        print_json(fields(found, column))
+        print_json(fields(*found))
     else:
-        show_source(found, column)
+        show_source(*found)
+
+
+async def _with_coverage(app: App, tables: list[TableSource]) -> list[tuple[TableSource, SourceCoverage]]:
+    from embedmill.sources.coverage import source_coverage
+
+    sources = await source_coverage(app.database, await app.tenant_id())
+    by_id = {each.record_source_id: each for each in sources if each.record_source_id}
+    return [(source, by_id[source.id]) for source in tables if source.id in by_id]

@@ -8,6 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from embedmill.sources.column_facts import ColumnFacts
+    from embedmill.sources.coverage import SourceCoverage
     from embedmill.sources.tables import AddedTable, TableSource
 
 
@@ -26,7 +27,8 @@ def tell_column(facts: ColumnFacts | None, *, adopts: bool) -> None:
     click.echo(f"note: {said}; {believed if adopts else overwritten}", err=True)
 
 
-def show_source(source: TableSource, column: ColumnFacts | None = None) -> None:
+def show_source(source: TableSource, coverage: SourceCoverage, column: ColumnFacts | None = None) -> None:
+    reasons = sorted(coverage.unembeddable.items())
     facts = {
         "table": source.name,
         "pipeline": source.pipeline,
@@ -45,9 +47,10 @@ def show_source(source: TableSource, column: ColumnFacts | None = None) -> None:
         "partitions": f"{source.tables - 1:,}" if source.tables > 1 else None,
         "rows": number(source.rows),
         "documents": f"{source.documents:,}",
-        "chunks": f"{source.chunks:,}, {source.embedded:,} embedded, {source.unembeddable:,} cannot be",
-        "embedded": f"{percent(source):.2f}%",
-        "changes waiting": f"{source.changes:,} rows",
+        "chunks": f"{coverage.chunks:,}, {coverage.embedded:,} embedded",
+        "coverage": f"{coverage.percent:g}%",
+        "not embeddable": ", ".join(f"{number:,} {reason}" for reason, number in reasons),
+        "waiting": f"{coverage.waiting_rows:,} changed rows, {coverage.waiting_chunks:,} chunks",
         "backfill": f"{source.backfill}; {source.backfill_rows_walked:,} rows passed, "
         f"{source.backfill_rows_read:,} of them read",
     }
@@ -62,20 +65,14 @@ def state(source: TableSource) -> str:
     return "paused" if source.paused_at else "followed"
 
 
-def percent(source: TableSource) -> float:
-    """Embedded of what can be: rows that were not read yet count as not embedded, whatever their length."""
-    embeddable = source.chunks - source.unembeddable
-    read = source.embedded / embeddable if embeddable > 0 else 1.0
-    rows = max(source.rows or 0, source.documents)
-    return 100.0 * read * (source.documents / rows if rows else 1.0)
-
-
 def number(value: int | None) -> str:
     return "not counted" if value is None else f"{value:,}"
 
 
-def fields(source: TableSource, column: ColumnFacts | None = None) -> dict[str, Any]:
+def fields(
+    source: TableSource, coverage: SourceCoverage, column: ColumnFacts | None = None
+) -> dict[str, Any]:
     import msgspec
 
     facts = {} if column is None else {"column": msgspec.structs.asdict(column)}
-    return {**msgspec.structs.asdict(source), "embedded_percent": round(percent(source), 2), **facts}
+    return {**msgspec.structs.asdict(source), "coverage": msgspec.structs.asdict(coverage), **facts}

@@ -26,7 +26,7 @@ from embedmill.sources.audit_records import SourceAudit
 from embedmill.sources.audit_upkeep import UpkeepAudit
 from embedmill.sources.audit_work import AuditWork, Step
 from embedmill.sources.audits import AuditRecord, HeldAudit
-from embedmill.sources.catalog import record_source
+from embedmill.sources.catalog import record_source, told
 
 _SQL = load_queries("embedmill.sources", "audit.sql")
 _log = structlog.get_logger(__name__)
@@ -94,7 +94,7 @@ class Audit:
         kind, _, number = name.partition(":")
         if kind not in {"rows", "records", "numbers"}:
             raise error
-        message = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
+        message = told(error) if isinstance(error, psycopg.Error) else str(error)
         _log.warning("source cannot be audited", record_source_id=int(number), error=message)
         sources = dict(await self._database.fetch(_SQL["sources"], self._asked()))
         source = sources.get(int(number))

@@ -11,7 +11,9 @@ from psycopg import sql
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 from embedmill.sources.catalog import RecordSource
-from embedmill.sources.rows import Rows, ShardRows, TableRows
+from embedmill.sources.rows import Rows
+from embedmill.sources.shard_rows import ShardRows
+from embedmill.sources.table_rows import TableRows
 
 _SQL = load_queries("embedmill.sources", "audit.sql")
 

@@ -15,6 +15,7 @@ from embedmill.errors import EmbedmillError
 from embedmill.sources.audit import Audit
 from embedmill.sources.audit_kinds import unmended
 from embedmill.sources.audits import AuditLostError, order_due_audits, take_ordered_audit
+from embedmill.sources.catalog import told
 
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +68,11 @@ class Auditor:
             if isinstance(error, AWAY):
                 raise
             # Its minute runs out, and then it is tried again, for a week.
-            _log.error("audit failed", audit_id=held.record.id, error=str(error).strip())
+            _log.error(
+                "audit failed",
+                audit_id=held.record.id,
+                error=told(error) if isinstance(error, psycopg.Error) else str(error),
+            )
         return True
 
     async def _rest(self, seconds: float) -> None:

@@ -66,9 +66,9 @@ class _Batch(msgspec.Struct, frozen=True):
     budget: Decimal | None
     read: int = 0
 
-    def ending_before(self, key: str) -> list[WalkedKey]:
-        """A shorter one: this row is the first of another."""
-        at = next(n for n, each in enumerate(self.walked) if each.key == key)
+    def ending_before(self, keys: set[str]) -> list[WalkedKey]:
+        """A shorter one: the first of these rows is the first of another."""
+        at = next(n for n, each in enumerate(self.walked) if each.key in keys)
         return self.walked[:at]
 
 
@@ -226,7 +226,7 @@ class Backfill:
             has_no_room = items > room and room < self._reading.window_items
             if is_over_budget or has_no_room:
                 rest = msgspec.structs.replace(
-                    batch, walked=batch.ending_before(key), left=[], read=batch.read + len(fit)
+                    batch, walked=batch.ending_before({key, *look.left}), left=[], read=batch.read + len(fit)
                 )
                 return _Part(_narrowed(look, fit), rest, is_over_budget)
             room -= items

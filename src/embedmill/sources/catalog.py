@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import msgspec
+import psycopg
 
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
@@ -70,3 +71,11 @@ async def end_trouble(database: Database, record_source_id: int) -> None:
 async def set_trouble(database: Database, record_source_id: int, trouble: str) -> None:
     """Say why a source is not read."""
     await database.fetch(_SQL["set_trouble"], {"record_source_id": record_source_id, "trouble": trouble})
+
+
+def told(error: psycopg.Error) -> str:
+    """What the database says, without what rows hold: messages about values (classes 22 and 23) and of people's own
+    functions (P0) quote them."""
+    if error.sqlstate is not None and error.sqlstate[:2] in {"22", "23", "P0"}:
+        return f"{type(error).__name__} (SQLSTATE {error.sqlstate})"
+    return error.diag.message_primary or type(error).__name__

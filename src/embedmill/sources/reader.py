@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -20,7 +19,7 @@ from embedmill.database.queries import load_queries
 from embedmill.errors import ConfigurationError, NotFoundError
 from embedmill.ports import Cutter
 from embedmill.sources.backfill import Backfill
-from embedmill.sources.catalog import end_trouble, record_source, set_trouble
+from embedmill.sources.catalog import end_trouble, record_source, set_trouble, told
 from embedmill.sources.reading import BATCH_ROWS, WINDOW_ITEMS, SourceReading
 from embedmill.sources.saving import LEASE_SECONDS, Saved
 from embedmill.sources.tables import count_rows
@@ -184,7 +183,7 @@ class RecordReader:
 def _sentence(error: Exception) -> str:
     """What is wrong with a source, and what to do, without what its rows hold."""
     if isinstance(error, psycopg.Error):
-        message: Any = error.diag.message_primary or type(error).__name__
+        message = told(error)
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return f"{message}: GRANT SELECT on the table to the account that embedmill uses"
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):

@@ -20,7 +20,7 @@ from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 from embedmill.ports import CutDocument, Cutter
 from embedmill.sources.catalog import RecordSource
-from embedmill.sources.rows import Row, Rows, rows_of
+from embedmill.sources.rows import Row, Rows
 from embedmill.sources.saving import (
     OutdatedError,
     Reading,
@@ -30,6 +30,8 @@ from embedmill.sources.saving import (
     Standing,
     content_hash,
 )
+from embedmill.sources.shard_rows import ShardRows
+from embedmill.sources.table_rows import TableRows
 
 _SQL = load_queries("embedmill.sources", "reading.sql")
 
@@ -76,7 +78,9 @@ class SourceReading:
         self._pipeline = pipeline
         self._cutter = cutter
         self._reader_token = reader_token
-        self._rows: Rows = rows_of(database, source)
+        self._rows: Rows = (
+            ShardRows(database, source) if source.table is None else TableRows(database, source, source.table)
+        )
         self._change_rows = 16  # are asked for at once: as many as are likely to fill a batch
         self.has_more_changes = False
         """Whether changes were left, when they were read last."""
@@ -122,20 +126,21 @@ class SourceReading:
         """Bring the documents of these rows to the rows' present state."""
         saved, left = Saved(), list(keys)
         while True:
-            look = await self.look(left)
-            part = await self._save_look(look, [] if look.left else change_ids, priority)
-            if part is None:
+            done = await self._look_and_save(left, change_ids, priority)
+            if done is None:
                 return None
-            saved, left = saved + part, look.left
+            part, left = done
+            saved += part
             if not left:
                 return saved
 
-    async def _save_look(self, look: Look, change_ids: Sequence[int], priority: str | None) -> Saved | None:
-        """Save what was seen; it is looked at again where documents changed meanwhile."""
-        keys = look.keys
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                look = await self.look(keys)
+    async def _look_and_save(
+        self, keys: Sequence[str], change_ids: Sequence[int], priority: str | None
+    ) -> tuple[Saved, list[str]] | None:
+        """Save what is seen of these rows, and which of them there was no room for: the change rows go with the last of
+        them. It is looked at again where documents changed meanwhile."""
+        for _ in range(ATTEMPTS):
+            look = await self.look(keys)
             with contextlib.suppress(OutdatedError):
                 async with self._database.transaction() as connection:
                     if not await self.saving.hold(connection, self._reader_token):
@@ -143,11 +148,13 @@ class SourceReading:
                     reading = look.reading
                     if self._reader_token is None:
                         reading = await self.of_this_moment(connection, look)
-                    return await self.saving.save(
+                    told = [] if look.left else change_ids
+                    saved = await self.saving.save(
                         connection,
-                        msgspec.structs.replace(reading, change_ids=change_ids),
+                        msgspec.structs.replace(reading, change_ids=told),
                         priority=priority or self.source.priority,
                     )
+                    return saved, look.left
         return None
 
     async def look(self, keys: Sequence[str]) -> Look:

@@ -16,10 +16,10 @@ from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
 from embedmill.errors import ConflictError, EmbedmillError, NotFoundError
 from embedmill.sources.catalog import record_source
-from embedmill.sources.rows import ShardRows
 from embedmill.sources.saving import content_hash
 from embedmill.sources.shard_entries import ShardEntry
 from embedmill.sources.shard_feeds import DEFAULT_PIPELINE, ShardFeed, find_feed, open_feeds
+from embedmill.sources.shard_rows import ShardRows
 
 _SQL = load_queries("embedmill.sources", "shards.sql")
 _TRIES = 4

@@ -76,6 +76,7 @@ async def alter_table(
         await connection.execute(_SQL["attach"], {"id": source.id})
         if rereads:
             await connection.execute(_SQL["reread"], {"id": source.id})
+            await connection.execute(_SQL["count_rows"], {"id": source.id})  # which the condition may fail at
         await record(connection, source.tenant_id, actor, "table.alter", source.name, source, checked)
 
     try:

@@ -128,6 +128,7 @@ async def _take_up_documents(database: Database, source_id: int, *, rereads: boo
         documents += row[0]
     if documents and rereads:
         await database.fetch(_SQL["reread"], {"id": source_id})
+        await count_rows(database, source_id)
     return documents
 
 

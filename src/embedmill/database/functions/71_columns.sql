@@ -296,7 +296,11 @@ BEGIN
     END IF;
     SELECT * INTO STRICT v_generation FROM embedmill.generations WHERE id = p_generation_id;
     -- A row that was just changed has a vector of its older text.
-    v_changed := ARRAY(SELECT unnest(keys) FROM embedmill.record_changes WHERE record_source_id = p_record_source_id);
+    v_changed := ARRAY(
+        SELECT d.source_id FROM embedmill.knowledge_documents d
+         WHERE d.id = ANY (p_document_ids)
+           AND EXISTS (SELECT FROM embedmill.record_changes r
+                        WHERE r.record_source_id = p_record_source_id AND r.keys @> ARRAY[d.source_id]));
     EXECUTE format(
         'WITH adopted AS ('
         '  INSERT INTO embedmill.%I (chunk_id, input_hash, embedding)'

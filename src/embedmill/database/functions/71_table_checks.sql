@@ -161,7 +161,9 @@ BEGIN
     PERFORM embedmill.begin_walk(p_record_source_id, true);
     INSERT INTO embedmill.record_changes (record_source_id, tenant_id, operation, keys)
     VALUES (p_record_source_id, v_tenant_id, 'T', '{}');
-    PERFORM embedmill.count_table_source(p_record_source_id);
+    -- Its rows are counted by whoever reads it next: the caller may hold a lock that keeps users from writing.
+    UPDATE embedmill.record_sources SET rows = NULL WHERE id = p_record_source_id;
+    UPDATE embedmill.table_sources SET counted_at = NULL WHERE record_source_id = p_record_source_id;
 END
 $$;
 
@@ -254,8 +256,8 @@ BEGIN
         WHEN insufficient_privilege THEN
             v_trouble := 'its triggers cannot be mended: ' || SQLERRM;
         WHEN data_exception THEN
-            v_trouble := format('its condition fails on some row (%s): `embedmill table alter %s --where CONDITION`',
-                                SQLERRM, v_relation::regclass);
+            v_trouble := format('its condition fails on some row (SQLSTATE %s): `embedmill table alter %s --where CONDITION`',
+                                SQLSTATE, v_relation::regclass);
     END;
     UPDATE embedmill.table_sources SET drift = v_trouble
      WHERE record_source_id = p_record_source_id AND drift IS DISTINCT FROM v_trouble;

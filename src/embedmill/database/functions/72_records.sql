@@ -152,6 +152,13 @@ LANGUAGE sql STABLE SET enable_seqscan = off AS $$
         SELECT count(*) AS items FROM (
             SELECT FROM embedmill.embedding_queue q
              WHERE q.generation_id = p_generation_id AND q.priority = lane.priority
-               AND q.status IN ('pending', 'rate_limited') AND NOT embedmill.waits_to_be_read(q)
+               AND q.status IN ('pending', 'rate_limited') AND q.available_at < 'infinity'
+             ORDER BY q.available_at, q.id LIMIT p_most) w
+        UNION ALL
+        -- Parked by a budget, or waiting to be read: so many are looked at and no more.
+        SELECT count(*) FILTER (WHERE NOT w.is_unread) FROM (
+            SELECT embedmill.waits_to_be_read(q) AS is_unread FROM embedmill.embedding_queue q
+             WHERE q.generation_id = p_generation_id AND q.priority = lane.priority
+               AND q.status IN ('pending', 'rate_limited') AND q.available_at = 'infinity'
              ORDER BY q.available_at, q.id LIMIT p_most) w) n
 $$;

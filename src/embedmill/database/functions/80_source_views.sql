@@ -3,18 +3,20 @@
 -- the place of its call, does not. So the view stands on such a function, and both are made anew at each switch and
 -- where the table has changed (embedmill.refresh_source_views).
 
--- The name of a source's view: `public.jobs` in the first pipeline that has it is embedmill.public_jobs, in others
--- embedmill.public_jobs_<pipeline>.
+-- The name of a source's view: `public.jobs` is embedmill.public_jobs_embedded, in another pipeline (or where the name is
+-- taken otherwise) embedmill.public_jobs_<number>_embedded. Once made, it keeps its name.
 CREATE OR REPLACE FUNCTION embedmill.source_view_name(p_record_source_id integer) RETURNS text
 LANGUAGE sql STABLE AS $$
-    SELECT left(trim(BOTH '_' FROM regexp_replace(lower(s.name), '[^a-z0-9]+', '_', 'g')), 50)
-           || CASE WHEN EXISTS (SELECT FROM embedmill.record_sources o
-                                 WHERE o.id < s.id AND o.kind = 'table'
-                                   AND regexp_replace(lower(o.name), '[^a-z0-9]+', '_', 'g')
-                                     = regexp_replace(lower(s.name), '[^a-z0-9]+', '_', 'g'))
-                   THEN '_' || s.id ELSE '' END
-           || '_embedded'
-      FROM embedmill.record_sources s WHERE s.id = p_record_source_id
+    SELECT coalesce(
+        (SELECT c.relname::text
+           FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class c ON c.oid = r.ev_class
+          WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_proc'::regclass
+            AND d.refobjid = to_regprocedure(format('embedmill.source_rows_%s()', p_record_source_id))
+            AND c.relnamespace = 'embedmill'::regnamespace AND c.relname ~ '_embedded$' LIMIT 1),
+        (SELECT CASE WHEN to_regclass(format('embedmill.%I', n.base || '_embedded')) IS NULL
+                     THEN n.base ELSE n.base || '_' || p_record_source_id END || '_embedded'
+           FROM (SELECT left(trim(BOTH '_' FROM regexp_replace(lower(s.name), '[^a-z0-9]+', '_', 'g')), 40) AS base
+                   FROM embedmill.record_sources s WHERE s.id = p_record_source_id) n))
 $$;
 
 -- Makes the view of a table source on the live generation of its pipeline. A column of the table that is called as one
