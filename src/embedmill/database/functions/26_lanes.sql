@@ -15,13 +15,12 @@ BEGIN
           FROM embedmill.generations g
           JOIN embedmill.pipelines p ON p.id = g.pipeline_id
           JOIN embedmill.tenants t ON t.id = g.tenant_id
-          JOIN embedmill.embedding_queue_config e ON e.key = 'queue_enabled' AND e.value::boolean
           JOIN embedmill.embedding_queue_config w ON w.key = 'priority_weights'
           JOIN embedmill.embedding_queue_config a ON a.key = 'priority_aging_seconds'
           JOIN embedmill.embedding_queue_config s ON s.key = 'lease_seconds'
          CROSS JOIN (SELECT count(*) > 1 AS has_rivals FROM embedmill.tenants) r
          CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
-         WHERE p.paused_at IS NULL AND t.max_processing_items IS NULL
+         WHERE (SELECT embedmill.queue_enabled()) AND p.paused_at IS NULL AND t.max_processing_items IS NULL
     ), closed AS (
         DELETE FROM embedmill.claim_lanes l
          WHERE NOT EXISTS (SELECT FROM wanted n
