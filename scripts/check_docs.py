@@ -205,8 +205,11 @@ def _registries_of_this_machine() -> set[str]:
 def _shell_lines(text: str) -> Iterable[str]:
     """The lines of fenced blocks that a person would type, continued lines joined."""
     for block in _FENCE.finditer(text):
-        if block["kind"].strip() in ("", "sh", "bash", "console", "shell"):
-            yield from block["body"].replace("\\\n", " ").splitlines()
+        kind = block["kind"].strip()
+        if kind in ("", "sh", "bash", "console", "shell"):
+            lines = block["body"].replace("\\\n", " ").splitlines()
+            # In a console, what is typed stands behind a dollar; the rest is what was printed.
+            yield from (line for line in lines if kind != "console" or line.startswith("$ "))
 
 
 def _words(rest: str) -> list[str]:

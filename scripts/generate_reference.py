@@ -1,4 +1,4 @@
-"""Writes docs/reference from the code: settings.md, cli.md, rest.md, tables.md.
+"""Writes docs/reference from the code, a page for each entry of `pages` in main.
 
     python scripts/generate_reference.py            write the pages
     python scripts/generate_reference.py --check    fail, with a diff, where a page differs from the code
@@ -20,7 +20,11 @@ from typing import Any
 
 import click
 import msgspec
+from reference_events import events_page
+from reference_metrics import metrics_page
+from reference_queue import configuration_page
 from reference_rest import rest_page
+from reference_sql import sql_page
 from reference_tables import tables_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,8 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     pages = {
         "settings.md": settings_page(),
         "cli.md": cli_page(),
+        "metrics.md": metrics_page(NOTE),
         "rest.md": rest_page(SOURCE, NOTE),
+        "sql.md": sql_page(SOURCE / "database", NOTE),
         "tables.md": tables_page(SOURCE / "database", NOTE),
+        "events.md": events_page(SOURCE, NOTE),
+        "configuration.md": configuration_page(SOURCE, NOTE),
     }
     stale = [name for name, text in pages.items() if _read(REFERENCE / name) != text]
     for name in stale:

@@ -106,8 +106,9 @@ def _endpoint(method: str, path: str, operation: Schema, role: str | None, words
         ] + [""]
     for kind, content in operation.get("requestBody", {}).get("content", {}).items():
         schema = content["schema"]
-        if "$ref" in schema:
-            lines += [f"Body, `{kind}`: {_value(schema)}.", ""]
+        if "properties" not in schema:
+            may = "" if operation["requestBody"].get("required") else "; it may be left out"
+            lines += [f"Body, `{kind}`: {_value(schema)}{may}.", ""]
         else:
             lines += [f"Body, `{kind}`:", "", *_fields(schema, words, with_defaults=True)]
     for status, answer in operation["responses"].items():

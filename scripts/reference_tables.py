@@ -18,11 +18,15 @@ _TABLE = re.compile(
     r"^(?P<said>(?:--[^\n]*\n)*)CREATE TABLE embedmill\.(?P<name>\w+) \((?P<body>.*?)^\)(?P<rest>[^;]*);",
     re.MULTILINE | re.DOTALL,
 )
+_LIKE = re.compile(
+    r"^(?P<said>(?:--[^\n]*\n)*)CREATE TABLE embedmill\.(?P<name>\w+) \(LIKE embedmill\.(?P<other>\w+)\b",
+    re.MULTILINE,
+)
 _ALTERED = re.compile(r"^ALTER TABLE embedmill\.(\w+)\s+([^;]*);([^\n]*)", re.MULTILINE)
 _COLUMN = re.compile(
     r"^\s+(?P<name>[a-z_]+)\s+(?P<type>(?:embedmill\.)?\w+(?: precision)?(?:\[\])?)(?P<rest>[^\n]*)$"
 )
-_FUNCTION = re.compile(
+FUNCTION = re.compile(
     r"^(?P<said>(?:--[^\n]*\n)*)CREATE OR REPLACE FUNCTION embedmill\.(?P<name>\w+)\s*"
     r"\((?P<takes>(?:(?!LANGUAGE).)*?)\)\s*(?:RETURNS (?P<gives>(?:(?!LANGUAGE).)*?)\s*)?LANGUAGE",
     re.MULTILINE | re.DOTALL,
@@ -98,8 +102,12 @@ def read_tables(migrations: list[str]) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for text in migrations:
         for found in _TABLE.finditer(text):
-            said = _sentence(found["said"])
+            said = sentence(found["said"])
             tables[found["name"]] = Table(found["name"], said, list(_columns(found["body"])))
+        for found in _LIKE.finditer(text):
+            other = tables[found["other"]]
+            said = sentence(found["said"]) or f"Columns as of {other.name}."
+            tables[found["name"]] = Table(found["name"], said, list(other.columns))
         for name, change, comment in _ALTERED.findall(text):
             for action in f"{change}{comment}".splitlines():
                 _alter(tables[name], action.strip())
@@ -115,7 +123,7 @@ def _columns(body: str) -> Iterator[Column]:
         found = None if _CONSTRAINT.match(line) else _COLUMN.match(line)
         if found:
             beside = found["rest"].partition("--")[2]
-            said = " ".join(part for part in (_sentence("\n".join(above)), beside.strip()) if part)
+            said = " ".join(part for part in (sentence("\n".join(above)), beside.strip()) if part)
             yield Column(found["name"], found["type"], _target(found["rest"]), said)
         above = []
 
@@ -202,7 +210,7 @@ def _meaning(table: str, column: Column, words: dict[str, dict[str, str]]) -> st
 def _functions_of(file: str, text: str) -> list[str]:
     head = re.match(r"(?:--[^\n]*\n)+(?!CREATE)", text)
     lines = [f"### {file}", ""]
-    lines += [_sentence(head[0]), ""] if head else []
+    lines += [sentence(head[0]), ""] if head else []
     rows = [
         (
             found["name"],
@@ -210,12 +218,12 @@ def _functions_of(file: str, text: str) -> list[str]:
             " ".join((found["gives"] or "record").split()),
             found["said"],
         )
-        for found in _FUNCTION.finditer(text)
+        for found in FUNCTION.finditer(text)
     ]
     for name, takes, gives, said in rows:
-        lines += [f"- `{name}({takes})` returns `{gives}`." + (f" {_sentence(said)}" if said else "")]
+        lines += [f"- `{name}({takes})` returns `{gives}`." + (f" {sentence(said)}" if said else "")]
     for found in _VIEW.finditer(text):
-        lines += [f"- View `{found['name']}`. {_sentence(found['said'])}"]
+        lines += [f"- View `{found['name']}`. {sentence(found['said'])}"]
     return [*lines, ""] if rows or _VIEW.search(text) else lines
 
 
@@ -229,7 +237,7 @@ def _target(rest: str) -> str:
     return found[1] if found else ""
 
 
-def _sentence(comment: str) -> str:
+def sentence(comment: str) -> str:
     """Comment lines as running text."""
     words = " ".join(line.strip().removeprefix("--") for line in comment.splitlines()).split()
     return " ".join(words).replace("<", "\\<")

@@ -116,6 +116,15 @@ def test_a_secret_is_read_by_the_name_of_its_variable() -> None:
     assert read_secret("OTHER_TOKEN", environment) is None
 
 
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(" sesame\n")
+    assert read_secret("MY_API_KEY", {"MY_API_KEY_FILE": str(file)}) == "sesame"
+    assert read_secret("MY_API_KEY", {"MY_API_KEY": "direct", "MY_API_KEY_FILE": str(file)}) == "direct"
+    with pytest.raises(ConfigurationError, match="MY_API_KEY_FILE"):
+        read_secret("MY_API_KEY", {"MY_API_KEY_FILE": str(tmp_path / "missing")})
+
+
 @pytest.mark.parametrize("name", ["HOME", "AWS_SECRET_ACCESS", "api_key", "API_KEY_OF_MINE", "", "X;API_KEY"])
 def test_nothing_but_keys_and_tokens_can_be_read_as_a_secret(name: str) -> None:
     """A pipeline names the variable of its key, and its server gets what stands there."""

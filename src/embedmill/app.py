@@ -3,16 +3,14 @@ must not hold logic of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from embedmill.errors import ConfigurationError, DatabaseUnreachableError, EmbedmillError
+from embedmill.errors import ConfigurationError, DatabaseUnreachableError
 from embedmill.settings import Settings, read_secret
 
 if TYPE_CHECKING:
@@ -36,13 +34,12 @@ if TYPE_CHECKING:
     from embedmill.ingest.parse_runner import ParseRunner
     from embedmill.ingest.parsing import ParserPool
     from embedmill.ingest.parsing_protocol import TokenizerSpec
-    from embedmill.ports import Cutter, EmbeddingProvider, Originals, ProviderSpec, WebhookPoster
+    from embedmill.ports import Cutter, EmbeddingProvider, Originals, ProviderSpec, Telemetry, WebhookPoster
     from embedmill.queue.sharing import Limit
     from embedmill.search.searcher import Searcher
     from embedmill.sources.auditor import Auditor
     from embedmill.sources.reader import RecordReader
     from embedmill.worker.loop import Companion, Worker
-    from embedmill.worker.stint import StintBounds, StintReport
 
 _OPENAI_KEYS = ("EMBEDMILL_OPENAI_API_KEY", "OPENAI_API_KEY")
 
@@ -50,9 +47,31 @@ _OPENAI_KEYS = ("EMBEDMILL_OPENAI_API_KEY", "OPENAI_API_KEY")
 class App:
     """embedmill with its database open. `async with open_app(settings) as app`."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, telemetry: Telemetry | None = None) -> None:
+        """`telemetry`: of whoever made us; else the first worker opens our own."""
         self.settings = settings
         self.database = database
+        self._telemetry = telemetry
+        self._owns_telemetry = False
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Who is told what happens; nobody, before `measure`."""
+        from embedmill.ports import SILENT
+
+        return self._telemetry or SILENT
+
+    def measure(self) -> Telemetry:
+        """From now on, count and trace what this process does."""
+        if self._telemetry is None:
+            self._telemetry = open_telemetry(self.settings)
+            self._owns_telemetry = True
+        return self._telemetry
+
+    def close(self) -> None:
+        """Send what was measured and is not sent yet."""
+        if self._telemetry is not None and self._owns_telemetry:
+            self._telemetry.close()
 
     async def tenant_id(self) -> int:
         from embedmill.database.pipelines import tenant_id
@@ -165,7 +184,7 @@ class App:
         )
 
     def provider(self, spec: ProviderSpec) -> EmbeddingProvider:
-        return build_provider(self.settings, spec)
+        return build_provider(self.settings, spec, self._telemetry)
 
     def searcher(self, pipeline: Pipeline, provider: EmbeddingProvider | None) -> Searcher:
         from embedmill.search.searcher import Searcher
@@ -179,6 +198,7 @@ class App:
         sources of records, and goes on with generations that are being built."""
         from embedmill.worker.loop import Worker, WorkerOptions
 
+        telemetry = self.measure()
         options = WorkerOptions(calls_in_flight=self.settings.calls_in_flight)
 
         def companions(worker_id: UUID) -> list[Companion]:
@@ -192,7 +212,14 @@ class App:
             ]
             return [*always, self.parse_runner(worker_id)] if has_service_parts() else always
 
-        return Worker(self.database, self.provider, options, on_event=on_event, companions=companions)
+        return Worker(
+            self.database,
+            self.provider,
+            options,
+            on_event=on_event,
+            companions=companions,
+            telemetry=telemetry,
+        )
 
     def parse_runner(self, worker_id: UUID) -> ParseRunner:
         """Parses staged jobs in the name of a worker."""
@@ -215,6 +242,7 @@ class App:
             embed_directly=embed_directly,
             max_file_bytes=self.settings.max_file_bytes,
             jobs_at_once=self.settings.parser_processes,
+            telemetry=self.telemetry,
         )
 
     def record_reader(self, worker_id: UUID, *, source_ids: Sequence[int] | None = None) -> RecordReader:
@@ -286,7 +314,14 @@ class App:
         """For what the queue does not take; `worker_id` is in whose name it pays."""
         from embedmill.embed.direct import DirectEmbedder
 
-        return DirectEmbedder(self.database, pipeline, self.provider, worker_id=worker_id, on_event=on_event)
+        return DirectEmbedder(
+            self.database,
+            pipeline,
+            self.provider,
+            worker_id=worker_id,
+            on_event=on_event,
+            telemetry=self.telemetry,
+        )
 
     def folder_ingestion(
         self,
@@ -310,97 +345,6 @@ class App:
             files_at_once=2 * self.settings.parser_processes,
             embed_directly=embed_directly,
         )
-
-
-class ServiceApp:
-    """embedmill as a service: `database` sees only the tenant that it is asked for, `operator` all of them, for what
-    belongs to none. `async with open_service(settings, url) as service`."""
-
-    def __init__(self, settings: Settings, database: Database, operator: Database, pepper: bytes) -> None:
-        from embedmill.webhooks.signing import WebhookSecrets
-        from embedmill.worker.stints import Stints
-
-        self.settings = settings
-        self.database = database
-        self.operator = operator
-        self.pepper = pepper
-        self.originals = build_originals(settings)
-        self.poster = build_poster(settings)
-        self.webhook_secrets = WebhookSecrets(pepper)
-        self.stopping = asyncio.Event()
-        """Set when the service begins to stop: streams end."""
-        self.stints = Stints()
-        self._providers: dict[str, EmbeddingProvider] = {}
-        self._originals_state = "ok"
-        self._checked_at = float("-inf")
-
-    async def tenant_id(self) -> int:
-        """The tenant of whoever needs no key."""
-        from embedmill.database.pipelines import tenant_id
-
-        return await tenant_id(self.operator, self.settings.tenant)
-
-    async def originals_state(self) -> str:
-        """ "ok", or why uploads cannot be kept. Found out by writing, so at most every ten seconds."""
-        now = time.monotonic()
-        if now - self._checked_at > 10.0:
-            self._checked_at = now
-            try:
-                await self.originals.check()
-                self._originals_state = "ok"
-            except EmbedmillError as error:
-                self._originals_state = str(error)
-        return self._originals_state
-
-    def chores(self) -> list[Companion]:
-        """What a service does besides answering, each until its `stop()`."""
-        from embedmill.ingest.originals_sweep import OriginalsSweep
-        from embedmill.webhooks.sender import WebhookSender
-
-        return [
-            WebhookSender(self.operator, self.poster, self.webhook_secrets),
-            OriginalsSweep(self.operator, self.originals),
-        ]
-
-    def searcher(self, database: Database, pipeline: Pipeline, *, by_vector: bool) -> Searcher:
-        """For one pipeline of a tenant's. Providers are kept: their connections and models are warm."""
-        from embedmill.search.searcher import Searcher
-
-        provider = self._provider(pipeline.generation.spec) if by_vector else None
-        return Searcher(database, pipeline, provider, build_provider=self._provider)
-
-    def _provider(self, spec: ProviderSpec) -> EmbeddingProvider:
-        key = repr(spec)
-        if key not in self._providers:
-            self._providers[key] = build_provider(self.settings, spec)
-        return self._providers[key]
-
-    async def process_queue(self, tenant_id: int, bounds: StintBounds) -> StintReport:
-        """Read and embed so much of a tenant's, in this process; it ends early, in order, when the service stops.
-        Raises ConflictError where that tenant has one at work here."""
-        return await self.stints.run(tenant_id, lambda: self._work_for(tenant_id, bounds))
-
-    async def _work_for(self, tenant_id: int, bounds: StintBounds) -> StintReport:
-        from embedmill.database.pool import Database
-        from embedmill.worker.stint import CALLS_IN_FLIGHT, Stint
-
-        async with Database(self.operator.url, max_connections=CALLS_IN_FLIGHT + 4) as database:
-            app = App(self.settings, database)
-            stint = Stint(
-                database,
-                tenant_id,
-                bounds,
-                build_provider=app.provider,
-                cutter=app.cutter,
-                until=self.stopping,
-            )
-            return await stint.run()
-
-    async def aclose(self) -> None:
-        self.stopping.set()
-        await self.stints.settle()
-        for provider in self._providers.values():
-            await provider.aclose()
 
 
 def has_service_parts() -> bool:
@@ -443,29 +387,11 @@ async def open_app(settings: Settings, url: str, *, max_connections: int = 0) ->
 
     size = max_connections or settings.calls_in_flight + 6
     async with Database(url, max_connections=size) as database:
-        yield App(settings, database)
-
-
-@asynccontextmanager
-async def open_service(settings: Settings, url: str) -> AsyncIterator[ServiceApp]:
-    """The service on a database that `prepare_database` found. Raises ConfigurationError where the role that sees one
-    tenant only is missing: without it nothing is served."""
-    from embedmill.access.pepper import read_pepper
-    from embedmill.database.pool import SERVICE_ROLE, Database, assert_service_role
-
-    role = SERVICE_ROLE if settings.service_database_url is None else None
-    async with (
-        Database(
-            settings.service_database_url or url, max_connections=12, role=role, wait_seconds=5.0
-        ) as database,
-        Database(url, max_connections=4, wait_seconds=5.0) as operator,
-    ):
-        await assert_service_role(operator, database)
-        service = ServiceApp(settings, database, operator, read_pepper(settings.data_dir))
+        app = App(settings, database)
         try:
-            yield service
+            yield app
         finally:
-            await service.aclose()
+            app.close()
 
 
 def prepare_database(settings: Settings) -> str:
@@ -529,16 +455,41 @@ def stop_database(settings: Settings) -> bool:
     return stop(settings.data_dir)
 
 
-def build_provider(settings: Settings, spec: ProviderSpec) -> EmbeddingProvider:
-    """The adapter for a spec, with its key from the environment."""
+def build_provider(
+    settings: Settings, spec: ProviderSpec, telemetry: Telemetry | None = None
+) -> EmbeddingProvider:
+    """The adapter for a spec, with its key from the environment; `telemetry` is told of each call."""
     from embedmill.adapters.providers import build_provider as build
 
-    return build(
+    provider = build(
         spec,
         api_key=find_api_key(spec),
         models_dir=settings.models_dir,
         threads=settings.local_threads,
     )
+    if telemetry is None:
+        return provider
+    from embedmill.adapters.telemetry.measured_provider import MeasuredProvider
+
+    return MeasuredProvider(provider, spec, telemetry)
+
+
+def open_telemetry(settings: Settings) -> Telemetry:
+    """Who is told what this process does: a file that the machine's service shows to Prometheus, and the collector of
+    OpenTelemetry where one is named."""
+    from embedmill.adapters.telemetry.opening import open_telemetry as open_
+
+    return open_(settings.metrics_dir)
+
+
+@contextmanager
+def serve_metrics(settings: Settings, host: str, port: int) -> Iterator[int]:
+    """The metrics of this machine's processes on a port of their own (0: any that is free), which is given; those of
+    the fleet are the service's. Raises ConfigurationError where that cannot be."""
+    from embedmill.adapters.telemetry.opening import serve_processes
+
+    with serve_processes(settings.metrics_dir, host, port) as bound:
+        yield bound
 
 
 def find_api_key(spec: ProviderSpec) -> str | None:

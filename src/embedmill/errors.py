@@ -8,6 +8,7 @@
     │   └── SchemaVersionError        the schema is older or newer than this embedmill
     ├── NotFoundError           no such pipeline, document, job
     ├── ConflictError           it is not in a state in which this can be done
+    ├── NotAllowedError         whoever asks may not do this: a higher role must
     ├── BudgetReachedError      a tenant's or a job's budget leaves no room for a call
     ├── AddressRefusedError     we do not talk to this address outside: private, no http(s), not who it says
     ├── SourceUnavailableError  the server that content is fetched from is down or busy: try again later
@@ -54,6 +55,10 @@ class NotFoundError(EmbedmillError):
 
 class ConflictError(EmbedmillError):
     """What was named is not in a state in which this can be done to it."""
+
+
+class NotAllowedError(EmbedmillError):
+    """The role of whoever asks does not reach so far."""
 
 
 class BudgetReachedError(EmbedmillError):

@@ -4,7 +4,7 @@ adapters implement them, `app.py` chooses. Must not import an adapter, a driver 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -192,6 +192,149 @@ class ProviderSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens_per_call: int | None = None
     max_tokens_per_input: int | None = None
     timeout_seconds: float = 60.0
+
+
+class ProviderCall(msgspec.Struct, frozen=True):
+    """One call that is over: what was asked of whom, and what came of it. `outcome` is ok, rate_limited, unavailable,
+    rejected, refused, bad_response or cancelled; `tokens` as the provider counted them. No content, no message."""
+
+    spec: ProviderSpec
+    purpose: Purpose
+    inputs: int
+    tokens: int | None
+    model: str | None
+    seconds: float
+    outcome: str
+
+
+class Span(Protocol):
+    """A piece of work that is under way."""
+
+    def name(self, name: str) -> None:
+        """What it is called, where that is known at its end only."""
+        ...
+
+    def note(self, **facts: str | int | float) -> None:
+        """What is known of it by now: numbers, ids, names of our own; never content or a secret."""
+        ...
+
+    def fail(self, kind: str) -> None:
+        """It came to nothing; `kind` is one of few."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Is told what happens, a batch or a call at a time and never a chunk. Every method returns at once, waits for
+    nobody and raises nothing; without an adapter (SILENT) they do nothing. Seconds are durations."""
+
+    def claimed(self, *, items: int, seconds: float) -> None:
+        """A claim was made, with or without items."""
+        ...
+
+    def called(self, call: ProviderCall) -> None:
+        """A provider was called."""
+        ...
+
+    def wrote(self, *, vectors: int, seconds: float) -> None:
+        """What a call brought was committed."""
+        ...
+
+    def reused(self, *, vectors: int) -> None:
+        """Vectors of equal texts were copied."""
+        ...
+
+    def returned(self, *, items: int, reason: str) -> None:
+        """Items went back to the queue."""
+        ...
+
+    def rescued(self, *, items: int) -> None:
+        """Items of dead workers came free."""
+        ...
+
+    def parsed(self, *, outcome: str, seconds: float) -> None:
+        """A parser is done with a document: ok, failed or returned."""
+        ...
+
+    def delivered(self, *, outcome: str, seconds: float) -> None:
+        """A webhook was called: delivered, waiting or failed."""
+        ...
+
+    def answered(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """An answer to a request began."""
+        ...
+
+    def span(
+        self, name: str, *, parent: str | None = None, **facts: str | int | float
+    ) -> AbstractContextManager[Span]:
+        """The work of this block; what is called or written within it belongs to it. `parent` is a W3C traceparent
+        that came with a request."""
+        ...
+
+    def close(self) -> None:
+        """Send what is not sent yet, for a few seconds at the most."""
+        ...
+
+
+class _SilentSpan:
+    def __enter__(self) -> Span:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def name(self, name: str) -> None:
+        pass
+
+    def note(self, **facts: str | int | float) -> None:
+        pass
+
+    def fail(self, kind: str) -> None:
+        pass
+
+
+_SILENT_SPAN = _SilentSpan()
+
+
+class SilentTelemetry:
+    """Tells nobody."""
+
+    def claimed(self, *, items: int, seconds: float) -> None:
+        pass
+
+    def called(self, call: ProviderCall) -> None:
+        pass
+
+    def wrote(self, *, vectors: int, seconds: float) -> None:
+        pass
+
+    def reused(self, *, vectors: int) -> None:
+        pass
+
+    def returned(self, *, items: int, reason: str) -> None:
+        pass
+
+    def rescued(self, *, items: int) -> None:
+        pass
+
+    def parsed(self, *, outcome: str, seconds: float) -> None:
+        pass
+
+    def delivered(self, *, outcome: str, seconds: float) -> None:
+        pass
+
+    def answered(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        pass
+
+    def span(
+        self, name: str, *, parent: str | None = None, **facts: str | int | float
+    ) -> AbstractContextManager[Span]:
+        return _SILENT_SPAN
+
+    def close(self) -> None:
+        pass
+
+
+SILENT: Telemetry = SilentTelemetry()
 
 
 class Fetched(Protocol):

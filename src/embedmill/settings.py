@@ -70,6 +70,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """console or json."""
 
     @property
+    def metrics_dir(self) -> Path:
+        return self.data_dir / "metrics"
+
+    @property
     def models_dir(self) -> Path:
         return self.data_dir / "models"
 
@@ -116,7 +120,8 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
 
 
 def read_secret(name: str, environment: Mapping[str, str] | None = None) -> str | None:
-    """The value of a secret, by the name of its variable; None where it is not set.
+    """The value of a secret, by the name of its variable, or from the file that NAME_FILE names; None where neither
+    is set. Raises ConfigurationError for a file that cannot be read.
 
     Only names that end in API_KEY or TOKEN are read, so that a pipeline cannot be made to send some other
     part of the environment to a server of its maker's choice.
@@ -126,7 +131,38 @@ def read_secret(name: str, environment: Mapping[str, str] | None = None) -> str 
             f"{name!r} cannot hold a key: the name of its environment variable must end in API_KEY or TOKEN"
         )
     source = os.environ if environment is None else environment
-    return source.get(name) or None
+    if value := source.get(name):
+        return value
+    file = source.get(f"{name}_FILE")
+    if not file:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{name}_FILE: the secret cannot be read from {file}: {error}") from error
+
+
+class OtelSignals(msgspec.Struct, frozen=True):
+    """What goes to an OpenTelemetry collector."""
+
+    traces: bool
+    metrics: bool
+
+
+def read_otel(environment: Mapping[str, str] | None = None) -> OtelSignals | None:
+    """By OpenTelemetry's own variables, of which the SDK reads the rest: an endpoint (OTEL_EXPORTER_OTLP_ENDPOINT, or
+    that of a signal) switches on, OTEL_SDK_DISABLED=true and OTEL_TRACES_EXPORTER=none (METRICS) off. None: nothing."""
+    source = os.environ if environment is None else environment
+    if source.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+
+    def goes_out(signal: str) -> bool:
+        endpoint = source.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or source.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        exporter = source.get(f"OTEL_{signal}_EXPORTER", "").strip().lower()
+        return bool(endpoint and endpoint.strip()) and exporter in ("", "otlp")
+
+    signals = OtelSignals(goes_out("TRACES"), goes_out("METRICS"))
+    return signals if signals.traces or signals.metrics else None
 
 
 def _decode(kind: type, value: object) -> object:

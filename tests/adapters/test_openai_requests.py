@@ -104,6 +104,31 @@ def test_the_key_goes_where_the_host_wants_it() -> None:
     assert "Authorization" not in headers_for(address_for("http://h", "m"), None)
 
 
+@pytest.mark.parametrize(
+    ("base_url", "url"),
+    [
+        ("https://a.openai.azure.us", "https://a.openai.azure.us/openai/v1/embeddings"),
+        (
+            "https://gate.example?api-version=v",
+            "https://gate.example/openai/deployments/m/embeddings?api-version=v",
+        ),
+        (
+            "https://gate.example/ai/openai/deployments/d",
+            "https://gate.example/ai/openai/deployments/d/embeddings",
+        ),
+    ],
+)
+def test_azure_is_known_behind_other_names(base_url: str, url: str) -> None:
+    address = address_for(base_url, "m")
+    assert address.url == url
+    assert headers_for(address, "k")["api-key"] == "k"
+
+
+def test_a_path_that_others_have_too_is_not_taken_for_azure() -> None:
+    groq = address_for("https://api.groq.com/openai/v1", "m")
+    assert headers_for(groq, "k")["Authorization"] == "Bearer k"
+
+
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
 def test_a_key_that_no_header_can_carry_is_refused_without_being_told(key: str) -> None:
     with pytest.raises(ConfigurationError) as raised:

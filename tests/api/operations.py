@@ -60,6 +60,8 @@ LEAST_ROLE: dict[str, str | None] = {
     "POST /api/v1/webhooks/{webhookId}/test": "admin",
     "GET /api/v1/webhooks/{webhookId}/deliveries": "reader",
     "POST /api/v1/webhooks/{webhookId}/deliveries/{deliveryId}/redeliver": "admin",
+    "GET /api/v1/alerts": "reader",
+    "POST /api/v1/alerts/{alertId}/acknowledge": "writer",
     "GET /api/v1/audits": "reader",
     "POST /api/v1/audits": "admin",
     "GET /api/v1/whoami": "reader",
@@ -119,6 +121,7 @@ def _paths(path: str, alpha: Tenant, beta: Tenant) -> Iterator[str]:
         "{jobId}": [job["jobId"] for job in alpha.jobs.values()],
         "{batchId}": [alpha.batch_id],
         "{webhookId}": [alpha.webhook_id],
+        "{alertId}": [str(alpha.alert_id)],
         "{keyId}": alpha.key_ids,
         "{id}": [str(alpha.item_id), str(alpha.item_id - 1)],
         "{name}": ["alpha", "900000001", "alpha%2Fstandin"],
@@ -157,7 +160,7 @@ _OK = {
     f"GET /api/v1/{name}": 200
     for name in (
         "ingestion-jobs", "embedding-jobs", "embedding-jobs/stats", "usage", "budget", "pipelines", "webhooks",
-        "whoami", "keys", "shards", "audits", "coverage", "activity",
+        "whoami", "keys", "shards", "audits", "alerts", "coverage", "activity",
     )
 } | {
     "GET /healthz": 200, "GET /readyz": 200, "POST /api/v1/search": 200, "POST /api/v1/shards:batch": 200,
@@ -199,6 +202,7 @@ def _collections(alpha: Tenant) -> dict[str, list[dict[str, Any]]]:
             asked(jobId=job),
             asked(jobId=alpha.jobs["embedding_in_progress"]["jobId"], status="pending"),
         ],
+        "GET /api/v1/alerts": [*(asked(state=state) for state in ("open", "resolved", "all"))],
         "GET /api/v1/embedding-jobs/stats": [{}, {"params": {"tenantId": "alpha"}, "expected": 403}],
         "POST /api/v1/search": [
             search(),

@@ -23,9 +23,10 @@ OF_NO_TENANT = {
 """Base tables without a tenant, and why."""
 _BY_ANOTHER_TABLE = {"coverage_counters": "generations", "quotas": "pipelines"}
 """Whose policy asks for the tenant: what they hold is seen by whoever sees a row there."""
-RUNS_AS_ITS_OWNER = re.compile(r"authenticate_key|search_columns|record_source_[0-9]+")
+RUNS_AS_ITS_OWNER = re.compile(r"authenticate_key|search_columns|oldest_waiting_seconds|record_source_[0-9]+")
 """Functions that may: the service asks whose a key is before it knows the tenant; vectors that stand in users' tables
-are read for the tenant whose generation it is; triggers on users' tables note what others write."""
+are read for the tenant whose generation it is; an age of all tenants together is told to whoever scales workers;
+triggers on users' tables note what others write."""
 _VIEWERS = ("embedmill_service", "embedmill_reader")
 
 

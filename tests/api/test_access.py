@@ -14,8 +14,8 @@ import pytest
 
 from embedmill.access.keys import Role, create_key, revoke_key
 from embedmill.api.server import listen
-from embedmill.app import open_service
 from embedmill.errors import ConfigurationError
+from embedmill.service import open_service
 from embedmill.settings import Settings
 from tests.support.serving import Serving, serving
 
@@ -27,7 +27,7 @@ async def get(service: Serving, path: str = "/whoami", **headers: str) -> httpx2
 
 async def test_without_keys_whoever_sits_here_may_do_everything(idle_service: Serving) -> None:
     answer = (await get(idle_service)).json()
-    assert (answer["role"], answer["keyId"], answer["tenant"]) == ("admin", None, "default")
+    assert (answer["role"], answer["keyId"], answer["tenant"]) == ("operator", None, "default")
 
 
 @pytest.mark.parametrize(

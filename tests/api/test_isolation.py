@@ -17,7 +17,7 @@ import pytest
 from embedmill.app import open_app
 from embedmill.queue.config import QueueConfig
 from embedmill.settings import Settings
-from embedmill.worker.sweeps import resign, sweep
+from embedmill.worker.sweeps import sweep
 from tests.api.operations import LEAST_ROLE, STREAMS, Attempt, attempts, operations_of
 from tests.api.two_tenants import (
     ALPHA,
@@ -31,13 +31,23 @@ from tests.api.two_tenants import (
 from tests.support.serving import Serving, client_at, serving
 
 ROLES = ("reader", "writer", "admin")
+LEADER = uuid4()
 
 
 @pytest.fixture
 async def service(two: TwoTenants) -> AsyncIterator[Serving]:
-    """Nobody works, so that nothing changes by itself."""
+    """Nobody works, so that nothing changes by itself; and somebody leads, or the service would look for alerts."""
+    lead(two)
     async with serving(two.url, two.folder, works=False, allowed_hosts="127.0.0.1") as one:
         yield one
+
+
+def lead(two: TwoTenants) -> None:
+    """For ever."""
+    with psycopg.connect(two.url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE embedmill.sweep_leader SET worker_id = %s, expires_at = 'infinity'", (LEADER,)
+        )
 
 
 def client_of(service: Serving, tenant: Tenant, role: str = "admin") -> httpx2.AsyncClient:
@@ -69,10 +79,9 @@ async def keep_up(two: TwoTenants) -> None:
     at, and whatever is different afterwards was the operations' doing.
     """
     async with open_app(Settings(database_url=two.url, data_dir=two.folder), two.url) as app:
-        worker = uuid4()
         await app.database.fetch("DELETE FROM embedmill.sweeps")
-        done = await sweep(app.database, worker, QueueConfig())
-        await resign(app.database, worker)
+        done = await sweep(app.database, LEADER, QueueConfig())
+    lead(two)
     assert {"fold_counts", "complete_batches", "sweep_budgets", "check_tables"} <= set(done)
 
 
@@ -124,7 +133,7 @@ async def test_a_key_may_do_what_its_role_allows_and_nothing_more(service: Servi
         method, path = operation.split(" ")
         for name in ("{jobId}", "{batchId}", "{webhookId}", "{deliveryId}", "{keyId}"):
             path = path.replace(name, str(uuid4()))
-        path = path.replace("{id}", "1").replace("{name}", "nothing")
+        path = path.replace("{id}", "1").replace("{alertId}", "1").replace("{name}", "nothing")
         for role in (None, *ROLES):
             headers = two.beta.headers(role) if role else {}
             async with service.client.stream(method, service.address + path, headers=headers) as response:

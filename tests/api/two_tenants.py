@@ -33,6 +33,7 @@ class Tenant:
     webhook_id: str = ""
     delivery_id: str = ""
     item_id: int = 0
+    alert_id: int = 0
     shard_type_id: str = ""
     shard_id: str = ""
     cursor: str = ""

@@ -86,6 +86,8 @@ async def make_two_tenants(url: str, admin_url: str, folder: Path, provider: Run
         _set_sequences(url, 500_000_000)
     for slug in (BETA, ALPHA):
         _finish(url, tenants[slug])
+    # Somebody leads, or the service would look for alerts, and beta's would get numbers of alpha's.
+    _lead(url, "infinity")
     async with serving(url, folder, works=False) as one:
         for slug, first in ((BETA, 5000), (ALPHA, FIRST_OF_ALPHA + 50_000)):
             _set_sequences(url, first)
@@ -93,7 +95,13 @@ async def make_two_tenants(url: str, admin_url: str, folder: Path, provider: Run
             async with _client(one, tenants[slug]) as client:
                 await _take(client, tenants[slug], "staged")
         _set_sequences(url, 600_000_000)
+    _lead(url, "-infinity")
     return TwoTenants(url, admin_url, folder, tenants[ALPHA], tenants[BETA])
+
+
+def _lead(url: str, until: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE embedmill.sweep_leader SET expires_at = %s", (until,))
 
 
 async def _make(one: Serving, slug: str, provider: RunningProvider) -> Tenant:
@@ -222,6 +230,14 @@ def _finish(url: str, tenant: Tenant) -> None:
             "UPDATE embedmill.webhook_deliveries SET status = 'failed', ended_at = now() WHERE status = 'pending' "
             "AND tenant_id = (SELECT id FROM embedmill.tenants WHERE slug = %(slug)s)",
             values,
+        )
+        tenant.alert_id = FIRST_OF_ALPHA + 90_000 if tenant.slug == ALPHA else 9000
+        connection.execute(
+            "INSERT INTO embedmill.alerts (id, kind, tenant_id, subject, severity, message, began_at, raised_at, "
+            "  seen_at, resolved_at) OVERRIDING SYSTEM VALUE "
+            "SELECT %(alert_id)s, 'stuck_queue', id, slug, 'critical', 'work of ' || slug || ' waits', now(), now(), "
+            "  now(), now() FROM embedmill.tenants WHERE slug = %(slug)s",
+            {**values, "alert_id": tenant.alert_id},
         )
         connection.execute(
             "INSERT INTO embedmill.budget_reservations (call_id, budget_id, tenant_id, worker_id, amount_usd) "

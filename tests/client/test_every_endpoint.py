@@ -20,6 +20,7 @@ from embedmill.client.errors import Violation
 from embedmill.client.job_facts import Fact, JobFacts
 from embedmill.client.records import (
     access,
+    alerts,
     audits,
     coverage,
     embedding_jobs,
@@ -37,6 +38,7 @@ SOME = UUID(int=1)
 # Where the service's own word says too little beside the client's others.
 OTHER_NAMES = {"PipelineOut": "Pipeline", "DeliveryRecord": "Delivery", "TestAnswer": "WebhookTest"}
 REQUESTS = {
+    "Acknowledgement",
     "FeedWishes",
     "JobChange",
     "NewAudit",
@@ -107,6 +109,8 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "test_webhook": lambda client: client.test_webhook(SOME),
     "deliveries": lambda client: next(client.deliveries(SOME)),
     "redeliver": lambda client: client.redeliver(SOME, SOME),
+    "alerts": lambda client: next(client.alerts()),
+    "acknowledge_alert": lambda client: client.acknowledge_alert(1),
     "audits": lambda client: client.audits(),
     "order_audit": lambda client: client.order_audit(),
     "whoami": lambda client: client.whoami(),
@@ -178,7 +182,7 @@ def template_of(path: str, description: dict[str, Any]) -> str:
 
 def records() -> dict[str, type[msgspec.Struct]]:
     found: dict[str, type[msgspec.Struct]] = {"Violation": Violation}
-    for module in (access, audits, coverage, embedding_jobs, jobs, knowledge, shards, webhooks):
+    for module in (access, alerts, audits, coverage, embedding_jobs, jobs, knowledge, shards, webhooks):
         found |= {
             name: value
             for name, value in vars(module).items()
@@ -227,6 +231,7 @@ def test_every_wish_of_an_upload_can_be_uttered(description: dict[str, Any]) -> 
             lambda client: client.put_shard_feed("t", pipeline="p", template="$a", priority="low"),
             "FeedWishes",
         ),
+        (lambda client: client.acknowledge_alert(1, seconds=60), "Acknowledgement"),
         (lambda client: client.order_audit(source="s", pipeline="p", repair=True), "NewAudit"),
         (
             lambda client: client.put_shard("t", "a", "x", fields={}, metadata={}, version=1),
@@ -268,6 +273,7 @@ def test_every_query_parameter_can_be_uttered(description: dict[str, Any]) -> No
         "/api/v1/embedding-jobs/stats": Client.embedding_job_counts,
         "/api/v1/shards/{shardTypeId}": Client.shard_feed,
         "/api/v1/shards/{shardTypeId}/{shardId}": Client.get_shard,
+        "/api/v1/alerts": Client.alerts,
         "/api/v1/coverage": Client.coverage,
         "/api/v1/activity": Client.activity,
         "/api/v1/usage": Client.usage,

@@ -50,7 +50,9 @@ async def test_lanes_say_what_the_configuration_says(app: App, pipeline: Pipelin
     ]
 
 
-async def test_lanes_are_kept_whatever_the_planner_knows_of_the_configuration(app: App, pipeline: Pipeline) -> None:
+async def test_lanes_are_kept_whatever_the_planner_knows_of_the_configuration(
+    app: App, pipeline: Pipeline
+) -> None:
     """Analysed, the configuration is read by a scan of all its keys: none but queue_enabled is read as a boolean."""
     await app.database.fetch("ANALYZE embedmill.embedding_queue_config")
     await app.database.fetch(PAUSE, (pipeline.id,))

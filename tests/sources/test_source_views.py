@@ -72,6 +72,20 @@ async def test_a_column_can_be_dropped_and_changed_under_the_view_which_follows(
     assert rows == [(5,)] * 3
 
 
+async def test_the_search_needs_no_path_of_its_caller(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    """A function with `SET search_path = ''`, or a role whose path lacks the schema that pgvector was put into."""
+    await add_jobs(app, pipeline)
+    query = literal("Baker\n\nBakes bread at night.", pipeline.generation.dimensions)
+    async with app.database.transaction() as connection:
+        await connection.execute("SET LOCAL search_path = ''")
+        cursor = await connection.execute(
+            "SELECT key FROM embedmill.search('public.jobs', %s::public.vector, 1)", (query,)
+        )
+        assert await cursor.fetchall() == [("2",)]
+
+
 async def test_the_search_finds_the_nearest_and_heeds_limit_and_filter(
     app: App, pipeline: Pipeline, provider: RunningProvider
 ) -> None:

@@ -15,7 +15,9 @@ import msgspec
 
 from embedmill.access.keys import Role, create_key
 from embedmill.api.server import Listener, listen
-from embedmill.app import App, ServiceApp, open_app, open_service, prepare_database
+from embedmill.app import App, open_app, prepare_database
+from embedmill.dashboard.application import add_dashboard
+from embedmill.service import ServiceApp, open_service
 from embedmill.settings import Settings
 
 ENDED = {"completed", "failed", "cancelled"}
@@ -85,7 +87,7 @@ async def serving(
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(open_app(chosen, prepare_database(chosen)))
         service = await stack.enter_async_context(open_service(chosen, url))
-        listener = await listen(service, "127.0.0.1", 0)
+        listener = await listen(service, "127.0.0.1", 0, furnish=add_dashboard)
         one = Serving(app, service, listener, stack)
         await stack.enter_async_context(one.client)
         worker = app.worker(parses=True) if works else None

@@ -42,6 +42,8 @@ async def test_one_leads_and_keeps_its_term_and_another_waits(app: App) -> None:
         "fail_held_up",
         "check_tables",
         "start_backfills",
+        "watch_alerts",
+        "drop_expired",
         "make_partitions",
         "clean_up",
     }

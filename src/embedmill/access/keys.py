@@ -15,7 +15,7 @@ import msgspec
 
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
-from embedmill.errors import ConfigurationError, NotFoundError
+from embedmill.errors import ConfigurationError, NotAllowedError, NotFoundError
 
 _SQL = load_queries("embedmill.access", "keys.sql")
 _KEY = re.compile(r"em_[A-Za-z0-9_-]{43}")  # 256 random bits in base64url
@@ -30,6 +30,8 @@ class Role(StrEnum):
     READER = "reader"
     WRITER = "writer"
     ADMIN = "admin"
+    OPERATOR = "operator"
+    """Whoever runs the installation: every tenant, the workers, what is configured for all."""
 
     def allows(self, needed: Role) -> bool:
         """Whether this role may do what asks for `needed`."""
@@ -105,7 +107,7 @@ async def create_key(
                 "name": name,
                 "role": role.value,
                 "prefix": secret[:_SHOWN],
-                "key_hmac": _hash(pepper, secret),
+                "key_hmac": hash_key(pepper, secret),
                 "created_by": actor,
                 "expires_in_seconds": expires_in_seconds,
             },
@@ -116,6 +118,12 @@ async def create_key(
     return NewKey(key, secret)
 
 
+def assert_may_give(giver: Role, given: Role) -> None:
+    """Nobody makes a key that may more than he may himself. Raises NotAllowedError."""
+    if not giver.allows(given):
+        raise NotAllowedError(f"a key of role {given.value} is made by one of that role, and yours is {giver.value}")
+
+
 async def list_keys(database: Database, tenant: str | None = None) -> list[ApiKey]:
     """Every key there was, newest first: of one tenant, or of all that may be seen. Raises NotFoundError."""
     async with database.connection() as connection:
@@ -124,16 +132,23 @@ async def list_keys(database: Database, tenant: str | None = None) -> list[ApiKe
 
 
 async def revoke_key(
-    database: Database, key_id: UUID, *, actor: str, tenant_id: int | None = None
+    database: Database,
+    key_id: UUID,
+    *,
+    actor: str,
+    tenant_id: int | None = None,
+    revoker: Role = Role.OPERATOR,
 ) -> tuple[ApiKey, bool]:
     """Let nobody in with this key any more; the key, and whether it was good until now. `tenant_id`: only if it is
-    that tenant's. Raises NotFoundError."""
+    that tenant's; `revoker`: only if its role is no higher. Raises NotFoundError, NotAllowedError."""
     async with database.transaction() as connection:
-        given = {"key_id": key_id, "tenant_id": tenant_id}
+        given = {"key_id": key_id, "tenant_id": tenant_id, "revoker": revoker.value}
         revoked = await (await connection.execute(_SQL["revoke"], given)).fetchone()
         found = await _list(connection, tenant_id, key_id)
         if not found:
             raise NotFoundError(f"there is no key {key_id}: `embedmill keys list` shows those there are")
+        if not revoker.allows(Role(found[0].role)):
+            raise NotAllowedError(f"a key of role {found[0].role} is revoked by one of that role")
         if revoked is not None:
             await _record(connection, revoked[0], "key.revoke", found[0], actor)
     return found[0], revoked is not None
@@ -142,9 +157,9 @@ async def revoke_key(
 async def authenticate(database: Database, pepper: bytes, presented_key: str) -> Principal | None:
     """Whose key this is; None where it is nobody's, was revoked or has expired. How long it takes says nothing of how
     much of a key was right: what is looked up is its HMAC."""
-    if _KEY.fullmatch(presented_key) is None:
+    if not is_key(presented_key):
         return None
-    row = await database.fetch_one(_SQL["authenticate"], {"key_hmac": _hash(pepper, presented_key)})
+    row = await database.fetch_one(_SQL["authenticate"], {"key_hmac": hash_key(pepper, presented_key)})
     return None if row is None else Principal(row[0], row[1], row[2], Role(row[3]))
 
 
@@ -154,7 +169,13 @@ async def has_keys(database: Database) -> bool:
     return bool(row and row[0])
 
 
-def _hash(pepper: bytes, key: str) -> bytes:
+def is_key(presented: str) -> bool:
+    """Whether it looks like a key of ours."""
+    return _KEY.fullmatch(presented) is not None
+
+
+def hash_key(pepper: bytes, key: str) -> bytes:
+    """Under what a key is found: 32 bytes."""
     return hmac.new(pepper, key.encode("ascii"), hashlib.sha256).digest()
 
 

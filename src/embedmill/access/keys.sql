@@ -32,6 +32,7 @@ SELECT k.id, t.slug, k.name, k.role::text, k.prefix,
 UPDATE embedmill.api_keys SET revoked_at = clock_timestamp()
  WHERE id = %(key_id)s AND revoked_at IS NULL
    AND (%(tenant_id)s::integer IS NULL OR tenant_id = %(tenant_id)s::integer)
+   AND role <= %(revoker)s::embedmill.api_role
 RETURNING tenant_id, name, prefix;
 
 -- name: act_as

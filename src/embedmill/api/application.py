@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 
 from embedmill import __version__
 from embedmill.api import (
+    alerts,
     audits,
     batches,
     coverage,
@@ -16,6 +17,7 @@ from embedmill.api import (
     health,
     ingestion_jobs,
     keys,
+    metrics,
     pipelines,
     process_queue,
     search,
@@ -29,7 +31,7 @@ from embedmill.api.examples import add_examples
 from embedmill.api.limits import BodyLimit
 from embedmill.api.problems import ProblemDetails, describe, install
 from embedmill.api.service import Doorkeeper
-from embedmill.app import ServiceApp
+from embedmill.service import ServiceApp
 
 _DESCRIPTION = (
     "Documents and records into vectors that people can trust. Errors are RFC 9457 problems with a stable `code`. "
@@ -50,10 +52,13 @@ def build_application(service: ServiceApp, *, needs_keys: bool) -> FastAPI:
     )
     application.state.service = service
     application.state.streams = Counter[int]()
+    application.state.scrapers = dict[bytes, float]()
     application.state.doorkeeper = Doorkeeper(service, needs_keys=needs_keys)
     install(application)
     application.add_middleware(BodyLimit, max_form_bytes=int(service.settings.max_request_mb * 1024 * 1024))
+    application.add_middleware(metrics.RequestTelemetry, service=service)
     application.include_router(health.router)
+    application.include_router(metrics.router)
     api = APIRouter(prefix="/api/v1")
     for part in (
         ingestion_jobs,
@@ -64,6 +69,7 @@ def build_application(service: ServiceApp, *, needs_keys: bool) -> FastAPI:
         usage,
         pipelines,
         webhooks,
+        alerts,
         audits,
         shards,
         shard_feeds,

@@ -79,6 +79,9 @@ class IngestionJob(Wire):
     launched_at: datetime | None
     updated_at: datetime
     completed_at: datetime | None
+    original_dropped_at: Annotated[
+        datetime | None, Field(description="When the retention of originals took the uploaded file.")
+    ]
 
     @classmethod
     def of(cls, job: Job) -> IngestionJob:

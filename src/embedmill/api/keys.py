@@ -81,7 +81,8 @@ async def list_keys(caller: Admin) -> KeyList:
 
 @router.post("/keys", status_code=201, responses=describe(401, 403, 422, 429))
 async def create_key(new: NewKey, caller: Admin, service: Service) -> CreatedKey:
-    """Make a key for this tenant."""
+    """Make a key for this tenant, of at most the role of one's own."""
+    keys.assert_may_give(caller.principal.role, new.role)
     made = await keys.create_key(
         caller.database,
         service.pepper,
@@ -98,6 +99,10 @@ async def create_key(new: NewKey, caller: Admin, service: Service) -> CreatedKey
 async def revoke_key(key_id: Annotated[UUID, Path(alias="keyId")], caller: Admin) -> ApiKey:
     """Let nobody in with this key any more."""
     revoked, _ = await keys.revoke_key(
-        caller.database, key_id, actor=caller.principal.actor, tenant_id=caller.tenant_id
+        caller.database,
+        key_id,
+        actor=caller.principal.actor,
+        tenant_id=caller.tenant_id,
+        revoker=caller.principal.role,
     )
     return ApiKey.model_validate(revoked)

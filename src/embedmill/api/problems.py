@@ -23,6 +23,7 @@ from embedmill.errors import (
     ConflictError,
     DocumentError,
     EmbedmillError,
+    NotAllowedError,
     NotFoundError,
     ProviderError,
     RateLimitedError,
@@ -137,6 +138,8 @@ def problem_of(error: Exception) -> Problem:  # noqa: PLR0911 - a table
     match error:
         case NotFoundError():
             return Problem(404, "not_found", text)
+        case NotAllowedError():
+            return Problem(403, "not_allowed", text)
         case ConflictError():
             return Problem(409, "conflict", text)
         case BudgetReachedError():

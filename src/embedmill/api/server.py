@@ -7,14 +7,15 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
 from embedmill.access.keys import has_keys
 from embedmill.api.application import build_application
-from embedmill.app import ServiceApp
 from embedmill.errors import ConfigurationError
+from embedmill.service import ServiceApp
 
 # Requests under way get so long at a stop; streams of events are ended at once.
 GRACE_SECONDS = 10
@@ -32,12 +33,12 @@ class _Server(uvicorn.Server):
 class Listener:
     """The service on a bound socket. `address` is where it answers."""
 
-    def __init__(self, service: ServiceApp, bound: socket.socket, *, needs_keys: bool) -> None:
+    def __init__(self, service: ServiceApp, bound: socket.socket, application: FastAPI) -> None:
         self._socket = bound
         self._service = service
         self._server = _Server(
             uvicorn.Config(
-                build_application(service, needs_keys=needs_keys),
+                application,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -68,8 +69,10 @@ class Listener:
         self.stop()
 
 
-async def listen(service: ServiceApp, host: str, port: int) -> Listener:
-    """Bind. Raises ConfigurationError where the address is taken, or where others could reach a service to which
+async def listen(
+    service: ServiceApp, host: str, port: int, *, furnish: Callable[[FastAPI], None] = lambda application: None
+) -> Listener:
+    """Bind. `furnish` adds to the application what is not the API. Raises ConfigurationError where the address is taken, or where others could reach a service to which
     nobody has a key."""
     family, address = _resolve(host, port)
     is_local = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
@@ -78,7 +81,9 @@ async def listen(service: ServiceApp, host: str, port: int) -> Listener:
             f"{host} can be reached by others, and there is no API key yet: make one with `embedmill keys create "
             "--tenant default --role admin`, or listen on 127.0.0.1"
         )
-    return Listener(service, _bind(family, address, host), needs_keys=not is_local)
+    application = build_application(service, needs_keys=not is_local)
+    furnish(application)
+    return Listener(service, _bind(family, address, host), application)
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:

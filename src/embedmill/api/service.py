@@ -14,8 +14,9 @@ from fastapi import Depends, Request
 from embedmill.access.keys import Principal, Role, authenticate, has_keys
 from embedmill.access.limits import RequestLimiter
 from embedmill.api.problems import Problem
-from embedmill.app import ServiceApp
 from embedmill.database.pool import TenantDatabase
+from embedmill.logs import bind
+from embedmill.service import ServiceApp
 
 _LOOK_SECONDS = 2.0
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -53,31 +54,40 @@ class Doorkeeper:
                 )
         else:
             principal = await self._admit_without_key(request)
+        bind(tenant_id=principal.tenant_id)
         caller = Caller(
             principal, self._service.database.for_tenant(principal.tenant_id, actor=principal.actor)
         )
-        verdict = await self._limits.check(caller.database, principal.tenant_id)
+        await self.assert_within_rate(caller.database, principal.tenant_id)
+        return caller
+
+    async def assert_within_rate(self, database: TenantDatabase, tenant_id: int) -> None:
+        """Raises Problem (429) where this tenant asks too often."""
+        verdict = await self._limits.check(database, tenant_id)
         if not verdict.allowed:
             seconds = str(max(1, math.ceil(verdict.retry_after_seconds)))
             detail = f"too many requests of this tenant: try again in {seconds} s"
             raise Problem(429, "too_many_requests", detail, headers={"Retry-After": seconds})
-        return caller
 
     async def still_admits(self, request: Request) -> bool:
         """Whether a caller who was let in would be let in again: not after his key was revoked."""
         presented = _presented_key(request)
         if presented is None:
-            return not await self._are_keys_in_use()
+            return not await self.are_keys_needed()
         return await authenticate(self._service.database, self._service.pepper, presented) is not None
 
     async def _admit_without_key(self, request: Request) -> Principal:
-        if self._needs_keys or await self._are_keys_in_use():
+        if await self.are_keys_needed():
             detail = "an API key is needed: Authorization: Bearer em_... (`embedmill keys create` makes one)"
             raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": "Bearer"})
-        _assert_local(request)
-        return Principal(await self._service.tenant_id(), self._service.settings.tenant, None, Role.ADMIN)
+        return await self.local_user(request)
 
-    async def _are_keys_in_use(self) -> bool:
+    async def local_user(self, request: Request) -> Principal:
+        """Whoever sits at this machine, where no keys are needed. Raises Problem for anybody else."""
+        assert_local(request)
+        return Principal(await self._service.tenant_id(), self._service.settings.tenant, None, Role.OPERATOR)
+
+    async def are_keys_needed(self) -> bool:
         """As of a moment ago; once there are keys, they are needed as long as this process lives."""
         now = time.monotonic()
         if not self._needs_keys and now - self._looked_at > _LOOK_SECONDS:
@@ -85,6 +95,10 @@ class Doorkeeper:
             self._needs_keys = await has_keys(self._service.operator) or self._needs_keys
             self._looked_at = now
         return self._needs_keys
+
+    def look_again(self) -> None:
+        """Ask anew at the next request whether there are keys: one was made here."""
+        self._looked_at = float("-inf")
 
 
 def _presented_key(request: Request) -> str | None:
@@ -95,7 +109,7 @@ def _presented_key(request: Request) -> str | None:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _assert_local(request: Request) -> None:
+def assert_local(request: Request) -> None:
     """Without keys a page of some other site must not be able to act in its visitor's name: neither by a name that
     leads here, nor by a form that is sent here."""
     host = request.headers.get("host", "")

@@ -17,9 +17,9 @@ from embedmill.api.idempotency import answered_once
 from embedmill.api.problems import Problem, describe
 from embedmill.api.service import Caller, Reader, Service, Writer
 from embedmill.api.wire import Wire
-from embedmill.app import ServiceApp
 from embedmill.queue.embedding_job_pages import JobFilter
 from embedmill.queue.embedding_jobs import list_embedding_jobs
+from embedmill.service import ServiceApp
 from embedmill.sources.shard_entries import LARGEST_VERSION, ShardEntry, ShardError, read_entry
 from embedmill.sources.shards import Outcome, Shard, Shards
 

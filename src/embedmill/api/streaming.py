@@ -24,11 +24,11 @@ from embedmill.api.batches import Batch, BatchId
 from embedmill.api.ingestion_jobs import IngestionJob, JobId
 from embedmill.api.problems import Problem, describe
 from embedmill.api.service import Caller, Doorkeeper, Reader, Service
-from embedmill.app import ServiceApp
 from embedmill.database.patience import AWAY
 from embedmill.database.queries import load_queries
 from embedmill.errors import NotFoundError
 from embedmill.ingest.jobs import Jobs
+from embedmill.service import ServiceApp
 
 router = APIRouter(tags=["events"])
 _SQL = load_queries("embedmill.api", "events.sql")

@@ -3,19 +3,19 @@ checks and what they mean for the staging; knows neither files nor jobs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
 from fastapi import Request
 from pydantic import Field, ValidationError
 
-from embedmill.api.multipart import Form
 from embedmill.api.problems import Problem
 from embedmill.api.wire import Metadata, Wire
 from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline
-from embedmill.ingest.upload import Kept, Wishes
+from embedmill.ingest.upload import Wishes
 
 _MOST_JSON_BYTES = 1024 * 1024
 
@@ -48,6 +48,9 @@ class UrlUpload(UploadWishes):
     """A document to fetch."""
 
     url: Annotated[str, Field(min_length=1, max_length=2000, examples=["https://example.com/handbook.pdf"])]
+
+
+W = TypeVar("W", bound=UploadWishes)
 
 
 class FormUpload(UploadWishes):
@@ -94,10 +97,19 @@ async def read_url_upload(request: Request) -> UrlUpload:
         raise Problem(422, "invalid_request", _first_error(error)) from error
 
 
-def wishes_of(form: Form[Kept]) -> UploadWishes:
+def wishes_of(fields: Mapping[str, list[str]]) -> UploadWishes:
     """The fields of a form; each once, those that we do not know refused. Raises Problem."""
+    return _read_fields(fields, UploadWishes)
+
+
+def url_upload_of(fields: Mapping[str, list[str]]) -> UrlUpload:
+    """The same of a form that names a URL."""
+    return _read_fields(fields, UrlUpload)
+
+
+def _read_fields(fields: Mapping[str, list[str]], kind: type[W]) -> W:
     values: dict[str, Any] = {}
-    for name, given in form.fields.items():
+    for name, given in fields.items():
         if len(given) != 1:
             raise Problem(422, "invalid_request", f"{name}: given {len(given)} times")
         values[name] = given[0]
@@ -107,7 +119,7 @@ def wishes_of(form: Form[Kept]) -> UploadWishes:
         except (msgspec.MsgspecError, RecursionError) as error:
             raise Problem(422, "invalid_request", "metadata: a JSON object is expected") from error
     try:
-        return UploadWishes.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise Problem(422, "invalid_request", _first_error(error)) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -25,12 +25,13 @@ from embedmill.api.upload_wishes import (
     wishes_of,
 )
 from embedmill.api.wire import Wire
-from embedmill.app import ServiceApp
 from embedmill.database.pipelines import Pipeline, find_pipeline
 from embedmill.errors import ConflictError, DocumentError
 from embedmill.ingest.jobs import Jobs
 from embedmill.ingest.upload import Kept, Staged, Uploads
+from embedmill.service import ServiceApp
 
+Fields = Mapping[str, list[str]]
 _MIB = 1024 * 1024
 _URL_JOBS = UUID("1f0c35c2-6f0e-4b6b-9a55-0c7f8ab0a1d4")
 
@@ -55,30 +56,36 @@ class ReceivedJobs(Wire):
     jobs: list[StagedJob]
 
 
+def as_sent(fields: Fields) -> Fields:
+    return fields
+
+
 async def receive(
     request: Request, response: Response, caller: Caller, service: ServiceApp
 ) -> StagedJob | ReceivedJobs:
     """The jobs of a request. Raises Problem where the request as a whole is wrong."""
-    most_bytes = await _assert_room(caller, service)
-    uploads = Uploads(caller.database, service.originals, caller.tenant_id)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _receive_form(request, response, caller, service, uploads, most_bytes)
+        return await receive_files(request, response, caller, service)
     if kind in {"application/json", ""}:
-        return await _receive_url(request, response, caller, uploads)
+        return await receive_url(request, response, caller, service, await read_url_upload(request))
     raise Problem(
         415, "unsupported_media_type", "send multipart/form-data with files, or application/json with a url"
     )
 
 
-async def _receive_form(
+async def receive_files(
     request: Request,
     response: Response,
     caller: Caller,
     service: ServiceApp,
-    uploads: Uploads,
-    most_bytes: int,
+    *,
+    read_fields: Callable[[Fields], Fields] = as_sent,
 ) -> StagedJob | ReceivedJobs:
+    """The jobs of the files of a form. `read_fields` turns what stands beside the files into the fields of an upload,
+    once all has been read and before anything is staged; what it raises ends the request. Raises Problem."""
+    most_bytes = await _assert_room(caller, service)
+    uploads = Uploads(caller.database, service.originals, caller.tenant_id)
     kept: list[Kept] = []
 
     async def on_file(part: FilePart, content: AsyncIterator[bytes]) -> Kept:
@@ -94,7 +101,7 @@ async def _receive_form(
         form = await read_form(
             request.stream(), request.headers.get("content-type", ""), on_file=on_file, limits=limits
         )
-        wishes = wishes_of(form)
+        wishes = wishes_of(read_fields(form.fields))
         _assert_files(form.files, wishes)
         pipeline = await find_pipeline(caller.database, caller.tenant_id, wishes.pipeline)
         assert_plan(wishes, pipeline)
@@ -127,8 +134,12 @@ async def _stage_files(
     return ReceivedJobs(batch_id=batch_id or uuid4(), jobs=jobs).model_dump(mode="json")
 
 
-async def _receive_url(request: Request, response: Response, caller: Caller, uploads: Uploads) -> StagedJob:
-    asked = await read_url_upload(request)
+async def receive_url(
+    request: Request, response: Response, caller: Caller, service: ServiceApp, asked: UrlUpload
+) -> StagedJob:
+    """The job of a document that a worker fetches. Raises Problem."""
+    await _assert_room(caller, service)
+    uploads = Uploads(caller.database, service.originals, caller.tenant_id)
     pipeline = await find_pipeline(caller.database, caller.tenant_id, asked.pipeline)
     assert_plan(asked, pipeline)
     said = _said(asked, [])

@@ -13,7 +13,7 @@ from pydantic import Field
 from embedmill.api.problems import Problem, describe
 from embedmill.api.service import Admin, Reader, Service
 from embedmill.api.wire import InvalidCursorError, Wire, decode_cursor, encode_cursor
-from embedmill.app import ServiceApp
+from embedmill.service import ServiceApp
 from embedmill.webhooks import registry
 from embedmill.webhooks.attempts import send_test
 from embedmill.webhooks.deliveries import Delivery, DeliveryCursor, get_delivery, list_deliveries, redeliver

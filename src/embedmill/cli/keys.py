@@ -23,9 +23,10 @@ def keys() -> None:
 @click.option("--tenant", "-t", type=Text(), required=True, help="Whose rows the key opens.")
 @click.option(
     "--role",
-    type=click.Choice(["reader", "writer", "admin"]),
+    type=click.Choice(["reader", "writer", "admin", "operator"]),
     required=True,
-    help="reader: look and search; writer: also ingest, launch, cancel; admin: also keys, webhooks, budgets.",
+    help="reader: look and search; writer: also ingest, launch, cancel; admin: also keys, webhooks, budgets; "
+    "operator: also all tenants, workers and the configuration (dashboard, metrics).",
 )
 @click.option("--name", type=Text(), help="What it is for, for people.  [default: its role]")
 @click.option("--expires-in", type=Duration(), help="How long it holds, such as 90d.  [default: for ever]")

@@ -10,12 +10,14 @@ import click
 
 from embedmill import __version__
 from embedmill.cli import (
+    alerts,
     audit,
     backfill,
     budget,
     config,
     database,
     doctor,
+    fleet,
     ingest,
     job,
     keys,
@@ -48,7 +50,9 @@ for command in (
     job.job,
     search.search,
     status.status,
+    alerts.alerts,
     worker.worker,
+    fleet.fleet,
     queue.queue,
     config.config,
     quota.quota,

@@ -109,23 +109,28 @@ def retry(
 @click.argument("ids", type=item_id, nargs=-1)
 @_reason
 @_pipeline
+@click.option("--note", type=Text(), help="Why, for whoever looks at them later.")
 @bulk
 @as_json
 def discard(
     ids: tuple[int, ...],
     reason: str | None,
     pipeline: str | None,
+    note: str | None,
     everything: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Take letters as dealt with. What they are about stays without vectors, and counted as such."""
+    from functools import partial
+
     from embedmill.queue.dead_letters import Letters, discard_letters
 
     chosen = Letters(ids=tuple(dict.fromkeys(ids)), reason=reason, pipeline=pipeline)
     refuse_everything("discard", narrows=chosen.narrows(), everything=everything)
-    _act_on(chosen, "discard", discard_letters, _describe_discard, dry_run=dry_run, yes=yes, as_json=as_json)
+    act = partial(discard_letters, note=note)
+    _act_on(chosen, "discard", act, _describe_discard, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def _act_on(

@@ -9,10 +9,11 @@ import click
 from embedmill.cli.options import as_json
 
 if TYPE_CHECKING:
+    import msgspec
+
     from embedmill.app import App
 
 
-_COUNTED_AT_MOST = 10_000
 _BINDS = {
     "paused": "it is paused",
     "trouble": "it cannot be read",
@@ -40,19 +41,23 @@ def status(as_json: bool) -> None:
 
 
 async def _read(app: App) -> dict[str, Any]:
+    from embedmill.cli.alerts import summarize
     from embedmill.database.queries import load_queries
     from embedmill.ingest.progress import Coverage
+    from embedmill.queue import standing
+    from embedmill.queue.alerts import open_alerts
     from embedmill.sources.coverage import source_coverage
 
     queries = load_queries("embedmill.cli", "status.sql")
-    tenant = {"tenant_id": await app.tenant_id()}
-    rows = {name: await app.database.fetch(query, tenant) for name, query in queries.items()}
-    sources = await source_coverage(app.database, tenant["tenant_id"])
-    pending, processing, completed, failed, cancelled = rows["queue"][0]
-    oldest, rate_limited, backing_off = rows["waiting"][0]
-    enabled, paused, dead_letters = rows["held_up"][0]
-    day_tokens, day_cost, month_tokens, month_cost, unpriced = rows["spent"][0]
+    tenant_id = await app.tenant_id()
+    pipelines = await app.database.fetch(queries["pipelines"], {"tenant_id": tenant_id})
+    sources = await source_coverage(app.database, tenant_id)
+    counts = await standing.queue_counts(app.database, tenant_id)
+    held_up = await standing.held_up(app.database, tenant_id)
+    spent = await standing.spent(app.database, tenant_id)
+    alerts = await open_alerts(app.database, tenant_id, with_installation=True)
     return {
+        "alerts": summarize(alerts),
         "pipelines": [
             {
                 "name": name,
@@ -64,7 +69,7 @@ async def _read(app: App) -> dict[str, Any]:
                 "coverage_percent": round(Coverage(chunks, embedded, unembeddable).percent, 2),
                 "index": {True: "ready", False: "building", None: "none (exact search)"}[valid],
             }
-            for name, chunks, embedded, unembeddable, valid, documents, unreadable in rows["pipelines"]
+            for name, chunks, embedded, unembeddable, valid, documents, unreadable in pipelines
         ],
         "sources": [
             {name: getattr(source, name) for name in source.__struct_fields__ if name != "record_source_id"}
@@ -72,59 +77,48 @@ async def _read(app: App) -> dict[str, Any]:
             if source.kind != "uploads"
         ],
         "queue": {
-            "pending": max(pending - rate_limited, 0),
-            "processing": processing,
-            "rate_limited": rate_limited,
-            "oldest_waiting_seconds": oldest,
+            "pending": counts.pending,
+            "processing": counts.processing,
+            "rate_limited": counts.rate_limited,
+            "oldest_waiting_seconds": counts.oldest_waiting_seconds,
         },
-        "ended": {"completed": completed, "failed": failed, "cancelled": cancelled},
+        "ended": {"completed": counts.completed, "failed": counts.failed, "cancelled": counts.cancelled},
         "held_up": {
-            "queue_enabled": enabled,
-            "paused_pipelines": paused,
-            "backing_off": backing_off,
-            "open_dead_letters": dead_letters,
+            "queue_enabled": held_up.queue_enabled,
+            "paused_pipelines": held_up.paused_pipelines,
+            "backing_off": counts.backing_off,
+            "open_dead_letters": held_up.open_dead_letters,
         },
         "binding_quotas": [
-            {
-                "quota_key": key,
-                "calls_used": calls,
-                "calls_per_minute": most_calls,
-                "tokens_used": tokens,
-                "tokens_per_minute": most_tokens,
-                "cooling_seconds": cooling,
-                "cooldown_reason": reason,
-            }
-            for key, calls, most_calls, tokens, most_tokens, cooling, reason in rows["binding_quotas"]
+            {"reason": quota.reason, **_fields(quota)}
+            for quota in await standing.binding_quotas(app.database, tenant_id)
         ],
         "workers": [
             {
-                "id": str(worker_id),
-                "host": host,
-                "pid": pid,
-                "status": state,
-                "heartbeat_age_seconds": round(age, 1),
-                "chunks_embedded": chunks,
-                "errors": errors,
-                "rate_limits_hit": limited,
-                "last_error": last_error,
+                **_fields(worker),
+                "id": str(worker.id),
+                "heartbeat_age_seconds": round(worker.heartbeat_age_seconds, 1),
             }
-            for worker_id, host, pid, state, age, chunks, errors, limited, last_error in rows["workers"]
+            for worker in await standing.recent_workers(app.database)
         ],
         "usage": {
-            "today_tokens": day_tokens,
-            "today_cost_usd": None if day_cost is None else float(day_cost),
-            "month_tokens": month_tokens,
-            "month_cost_usd": None if month_cost is None else float(month_cost),
-            "month_unpriced_calls": unpriced,
+            **_fields(spent),
+            "today_cost_usd": None if spent.today_cost_usd is None else float(spent.today_cost_usd),
+            "month_cost_usd": None if spent.month_cost_usd is None else float(spent.month_cost_usd),
         },
         "last_errors": [
-            {"at": at.isoformat(), "what": what, "reason": reason, "message": message}
-            for at, what, reason, message in rows["last_errors"]
+            {**_fields(trouble), "at": trouble.at.isoformat()}
+            for trouble in await standing.latest_troubles(app.database, tenant_id)
         ],
     }
 
 
+def _fields(struct: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
 def _show(facts: dict[str, Any]) -> None:
+    _show_alerts(facts["alerts"])
     for pipeline in facts["pipelines"]:
         print(
             f"pipeline  {pipeline['name']}: coverage {pipeline['coverage_percent']:g}%, "
@@ -194,21 +188,18 @@ def _show_queue(facts: dict[str, Any]) -> None:
     if held_up["paused_pipelines"]:
         print(f"          paused: {', '.join(held_up['paused_pipelines'])}; `embedmill queue resume`")
     for quota in facts["binding_quotas"]:
-        print(f"          quota {quota['quota_key']}: {_why_it_binds(quota)}")
+        print(f"          quota {quota['quota_key']}: {quota['reason']}")
     if held_up["open_dead_letters"]:
+        from embedmill.queue.standing import COUNTED_AT_MOST
+
         number = held_up["open_dead_letters"]
-        bound = " or more" if number == _COUNTED_AT_MOST else ""
+        bound = " or more" if number == COUNTED_AT_MOST else ""
         noun = "letter" if number == 1 else "letters"
         print(f"          {number:,}{bound} open dead {noun}: `embedmill queue dead-letters`")
 
 
-def _why_it_binds(quota: dict[str, Any]) -> str:
-    if quota["cooling_seconds"] > 0:
-        reason = f": {quota['cooldown_reason']}" if quota["cooldown_reason"] else ""
-        return f"everybody holds back for {quota['cooling_seconds']:,.0f} s{reason}"
-    used = [
-        f"{quota[f'{noun}_used']:,} of {quota[f'{noun}_per_minute']:,} {noun}"
-        for noun in ("calls", "tokens")
-        if quota[f"{noun}_per_minute"] is not None
-    ]
-    return f"{' and '.join(used)} of a minute are used; work waits for it"
+def _show_alerts(alerts: dict[str, Any]) -> None:
+    heeded = [f"{alerts[severity]:,} {severity}" for severity in ("critical", "warning") if alerts[severity]]
+    if heeded:
+        print(f"alerts    {', '.join(heeded)}: `embedmill alerts`")
+        print(f"          {alerts['first_message']}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     help="How many worker processes; auto: as many as the backlog needs.",
 )
 def up(host: str | None, port: int | None, no_workers: bool, processes: int) -> None:
-    """Run the service: the REST API, and workers that parse and embed. Ctrl-C ends both in order."""
+    """Run the service: the dashboard, the REST API, and workers that parse and embed. Ctrl-C ends both in order."""
     from embedmill.app import has_service_parts
     from embedmill.cli.running import run_with_app, start
     from embedmill.errors import ConfigurationError
@@ -50,10 +50,11 @@ def up(host: str | None, port: int | None, no_workers: bool, processes: int) -> 
 async def _serve(app: App, settings: Settings, host: str, port: int, *, workers: int | None) -> int:
     """Until a signal; the exit status. `workers`: how many processes, 0 for as many as are needed, None for none."""
     from embedmill.api.server import listen
-    from embedmill.app import open_service
+    from embedmill.dashboard.application import add_dashboard
+    from embedmill.service import open_service
 
     async with open_service(settings, app.database.url) as service:
-        listener = await listen(service, host, port)
+        listener = await listen(service, host, port, furnish=add_dashboard)
         supervisor = None
         if workers is not None:
             supervisor = app.supervisor(workers or None, until_empty=False, on_event=tell)

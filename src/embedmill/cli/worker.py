@@ -42,23 +42,46 @@ class Processes(click.ParamType[int]):
     help="Keep so many worker processes running; auto: as many as the backlog needs, "
     "from min_concurrent_workers to max_concurrent_workers.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve the metrics of this machine's workers there, for Prometheus; 0: any port that is free.",
+)
+@click.option(
+    "--metrics-host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where the metrics are served; whoever reaches it reads them without a key.",
+)
 @click.option("--supervised", is_flag=True, hidden=True, help="Of a fleet: quiet, ends with standard input.")
-def worker(until_empty: bool, processes: int | None, supervised: bool) -> None:
+def worker(
+    until_empty: bool, processes: int | None, metrics_port: int | None, metrics_host: str, supervised: bool
+) -> None:
     """Work on the queue until interrupted. A first Ctrl-C (or SIGTERM) ends in order: calls under way are
     written, the rest goes back to the queue; a second Ctrl-C ends at once."""
+    from embedmill.app import serve_metrics
     from embedmill.cli.running import run_with_app, start
 
     async def story(app: App) -> int:
+        if metrics_port is None:
+            return await work(app)
+        with serve_metrics(app.settings, metrics_host, metrics_port) as port:
+            say(f"metrics on http://{metrics_host}:{port}/metrics")
+            return await work(app)
+
+    async def work(app: App) -> int:
         if processes is not None:
             return await _supervise(app, processes or None, until_empty=until_empty)
-        await _work(app, until_empty=until_empty, supervised=supervised)
-        return 0
+        return await _work(app, until_empty=until_empty, supervised=supervised)
 
     sys.exit(run_with_app(start(), story, connections=2 if processes is not None else 0))
 
 
-async def _work(app: App, *, until_empty: bool, supervised: bool) -> None:
-    """One worker, in this process. A fleet's is stopped by its supervisor alone, and says nothing."""
+async def _work(app: App, *, until_empty: bool, supervised: bool) -> int:
+    """One worker, in this process; the exit status. A fleet's is stopped by its supervisor alone, and says nothing."""
+    from embedmill.fleet.lifeline import DRAINED_STATUS
     from embedmill.queue.items import live_items
 
     working = app.worker(parses=True)
@@ -77,7 +100,8 @@ async def _work(app: App, *, until_empty: bool, supervised: bool) -> None:
                 working.stop()
                 break
             await asyncio.wait([running], timeout=0.5)
-    tell_user("worker stopped")
+    tell_user("worker stopped: it was drained" if working.was_drained else "worker stopped")
+    return DRAINED_STATUS if supervised and working.was_drained else 0
 
 
 async def _supervise(app: App, processes: int | None, *, until_empty: bool) -> int:
@@ -111,6 +135,8 @@ def tell(event: FleetEvent) -> None:
             say(f"no worker could be started ({message}), again in {again:.1f} s")
         case events.WorkerKilled(pid, waited):
             say(f"worker {pid} did not stop within {waited:.0f} s and was killed; others take over its items")
+        case events.WorkerDrained(pid):
+            say(f"worker {pid} was drained; its place stays empty until `embedmill fleet replace`")
         case events.DatabaseAway(message):
             say(
                 f"the database is away ({message.splitlines()[0] if message else 'no reason given'}); waiting"

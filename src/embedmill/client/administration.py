@@ -9,6 +9,7 @@ from embedmill.client import endpoints as at
 from embedmill.client.asking import Asking
 from embedmill.client.operations import Listing, Operation
 from embedmill.client.records.access import ApiKey, CreatedKey, Health, Readiness, Role, Whoami
+from embedmill.client.records.alerts import Alert, AlertState
 from embedmill.client.records.audits import Audit
 from embedmill.client.records.webhooks import (
     Delivery,
@@ -97,6 +98,27 @@ class AdministrationCalls:
         """Send a delivery again."""
         path = {**_path(webhook_id), "deliveryId": at.id_of(delivery_id)}
         return await self._asking.ask(at.REDELIVER.call(path))
+
+    @Listing
+    async def alerts(
+        self, *, state: AlertState = "open", page_size: int = 100
+    ) -> AsyncGenerator[Alert, None]:
+        """What needs attention: open ones first, then those that were resolved, each newest first."""
+        cursor: str | None = None
+        while True:
+            query: dict[str, at.Value] = {"state": state, "cursor": cursor, "limit": page_size}
+            page = await self._asking.ask(at.LIST_ALERTS.call(query=query))
+            for alert in page.alerts:
+                yield alert
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    @Operation
+    async def acknowledge_alert(self, alert_id: int, *, seconds: float | None = None) -> Alert:
+        """Say that somebody has seen it: nothing more is told of it for so long; None: until it is resolved."""
+        body = {"seconds": seconds}
+        return await self._asking.ask(at.ACKNOWLEDGE_ALERT.call({"alertId": alert_id}, body=body))
 
     @Operation
     async def audits(self, *, limit: int = 10) -> tuple[Audit, ...]:

@@ -14,6 +14,7 @@ import msgspec
 
 from embedmill.client.forms import Form
 from embedmill.client.records.access import ApiKey, CreatedKey, Health, KeyList, Readiness, Whoami
+from embedmill.client.records.alerts import Alert, AlertPage
 from embedmill.client.records.audits import Audit, AuditList
 from embedmill.client.records.coverage import ActivityReport, CoverageReport, ProcessAnswer
 from embedmill.client.records.embedding_jobs import EmbeddingJobHistory, EmbeddingJobPage, EmbeddingJobStats
@@ -176,6 +177,8 @@ PROCESS_QUEUE = Endpoint("POST", f"{_API}/process-embedding-queue", ProcessAnswe
 GET_BUDGET = Endpoint("GET", f"{_API}/budget", Budget)
 SET_BUDGET = Endpoint("PUT", f"{_API}/budget", Budget)
 REMOVE_BUDGET = Endpoint("DELETE", f"{_API}/budget", Nothing)
+LIST_ALERTS = Endpoint("GET", f"{_API}/alerts", AlertPage)
+ACKNOWLEDGE_ALERT = Endpoint("POST", f"{_API}/alerts/{{alertId}}/acknowledge", Alert)
 LIST_AUDITS = Endpoint("GET", f"{_API}/audits", AuditList)
 ORDER_AUDIT = Endpoint("POST", f"{_API}/audits", Audit)
 LIST_PIPELINES = Endpoint("GET", f"{_API}/pipelines", PipelineList)

@@ -30,11 +30,13 @@ class ReadyWork:
 
 @dataclass(frozen=True, slots=True)
 class FleetFacts:
-    """What is seen at one moment. `busy` processes hold items; `failing` ones died and wait to be started again."""
+    """What is seen at one moment. `busy` processes hold items; `failing` ones died and wait to be started again;
+    `drained` ones were stopped by a person, and their places are kept empty until another is asked for."""
 
     ready: tuple[ReadyWork, ...] = ()
     busy: int = 0
     failing: int = 0
+    drained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,11 @@ class Scaler:
     ) -> Decision | None:
         running, period = self.decision.processes, limits.up_after_seconds
         old = [work for work in helped if work.oldest_seconds >= period]
-        # What was started last needs as long to show its effect; and what dies is not mended by more of it.
-        if not old or running >= limits.maximum or facts.failing or now - self._changed_at < period:
+        # What was started last needs as long to show its effect; and what dies is not mended by more of it. Nor is
+        # whoever was drained let in again by another door.
+        if not old or running >= limits.maximum or facts.failing or facts.drained:
+            return None
+        if now - self._changed_at < period:
             return None
         only_local = all(work.is_local for work in old)
         most = min(limits.maximum, limits.local_maximum) if only_local else limits.maximum
@@ -157,8 +162,12 @@ def _reason_to_stay(
         return "nothing waits"
     if running >= limits.maximum:
         return f"max_concurrent_workers is {limits.maximum}"
-    if facts.failing:
-        return "workers die: more of them would not help"
+    if facts.failing or facts.drained:
+        return (
+            "workers die: more of them would not help"
+            if facts.failing
+            else "a worker was drained: no other is started until its place may be filled"
+        )
     if helped:
         return f"oldest waits {_oldest(helped):.0f} s"
     if all(work.is_local for work in facts.ready):

@@ -9,11 +9,12 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources.abc import Traversable
 
 from embedmill.errors import SchemaVersionError
 
-NO_TRANSACTION = "-- embedmill: no-transaction"
+_DIRECTIVE = re.compile(r"-- embedmill:\s*(?P<word>[^\s]+)(?:\s+(?P<value>\S.*?))?\s*")
 _NAME = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _TRANSACTION_CONTROL = re.compile(
     r"(begin|start\s+transaction|commit|end|rollback|abort|savepoint)\b", re.IGNORECASE
@@ -48,7 +49,24 @@ class Migration:
 
     @property
     def transactional(self) -> bool:
-        return self.text.split("\n", 1)[0].strip() != NO_TRANSACTION
+        return "no-transaction" not in self._directives
+
+    @property
+    def compatible_since(self) -> int:
+        """The oldest release, by the number of its newest migration, that goes on working on a schema with this one.
+        Not declared: none but those that know this migration."""
+        declared = self._directives.get("compatible-since")
+        return self.version if declared is None else int(declared)
+
+    @property
+    def is_compatible(self) -> bool:
+        """Whether processes of an older release may be at work while it is applied."""
+        return self.compatible_since < self.version
+
+    @cached_property
+    def _directives(self) -> dict[str, str | None]:
+        """What the lines `-- embedmill: ...` at the head of the file say."""
+        return dict(_read_directives(self.file_name, self.text))
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,11 @@ def read_migrations(folder: Traversable) -> list[Migration]:
                 f"number {expected:04}."
             )
         _assert_no_transaction_control(migration)
+        if not 1 <= migration.compatible_since <= migration.version:
+            raise SchemaVersionError(
+                f"{migration.file_name} says compatible-since {migration.compatible_since:04}: name a migration from "
+                f"0001 to {migration.version:04}."
+            )
     return found
 
 
@@ -93,6 +116,23 @@ def split_statements(text: str) -> Iterator[str]:
             yield from _not_empty(text[start : token.start()])
             start = position
     yield from _not_empty(text[start:])
+
+
+def _read_directives(file_name: str, text: str) -> Iterator[tuple[str, str | None]]:
+    for line in text.split("\n"):
+        if not line.startswith("-- embedmill:"):
+            return
+        found = _DIRECTIVE.fullmatch(line)
+        word, value = (found["word"], found["value"]) if found else ("", None)
+        is_known = (word == "no-transaction" and value is None) or (
+            word == "compatible-since" and re.fullmatch(r"\d{4}", value or "")
+        )
+        if not is_known:
+            raise SchemaVersionError(
+                f"{file_name} begins with {line.strip()!r}: `-- embedmill: no-transaction` and "
+                "`-- embedmill: compatible-since 0007` are what may stand there."
+            )
+        yield word, value
 
 
 def _assert_no_transaction_control(migration: Migration) -> None:

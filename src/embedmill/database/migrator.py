@@ -4,15 +4,16 @@ Owns the order, the lock and the records of migrations (numbered, frozen) and fu
 applied again whenever one changed). Must not hold schema SQL of its own, and must not decide which server is
 good enough (server.py).
 
-A migration runs in one transaction with its record. Its first line may be `-- embedmill: no-transaction`
+A migration runs in one transaction with its record. At its head may stand `-- embedmill: no-transaction`
 (for CREATE INDEX CONCURRENTLY): then its statements run one by one, and since a kill may come between them
-each must bear being run again.
+each must bear being run again. `-- embedmill: compatible-since 0007` says that releases which know 0007 go on working
+on the schema: it comes in one transaction with the functions, so that they never find one without the other.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,21 +22,14 @@ from importlib.resources.abc import Traversable
 import psycopg
 from psycopg import sql
 
-from embedmill.database.migration_files import (
-    Functions,
-    Migration,
-    read_functions,
-    read_migrations,
-    split_statements,
-)
+from embedmill.database.applying import apply_functions, apply_migration, first_line
+from embedmill.database.migration_files import Migration, read_functions, read_migrations
 from embedmill.database.schema_records import (
     RECORD_TABLES,
     Connection,
+    are_functions_of_newer,
+    assert_compatible,
     assert_frozen,
-    assert_functions_not_newer,
-    assert_not_newer,
-    record_functions,
-    record_migration,
     recorded_functions,
     recorded_migrations,
     single,
@@ -80,11 +74,12 @@ def migrate(
     *,
     lock_timeout_seconds: float = 1800.0,
 ) -> MigrationReport:
-    """Apply what is missing, one process at a time; the others wait and then find nothing to do.
+    """Apply what is missing, one process at a time; the others wait and then find nothing to do. On the schema of a
+    newer embedmill that bears with this one there is nothing to do either.
 
     The connection must not be inside a transaction; its autocommit setting is kept. Killed at any moment,
     it leaves no lock, and the next run goes on from the last whole migration. Raises SchemaVersionError
-    when the schema is newer or an applied migration was edited, DatabaseError when another run does not
+    when the schema is too new or an applied migration was edited, DatabaseError when another run does not
     end within the timeout or a statement fails, DatabaseUnsuitableError when rights are missing.
     """
     known = read_migrations(migrations or shipped_migrations())
@@ -94,19 +89,29 @@ def migrate(
         before = schema_version(connection)
         _prepare(connection)
         recorded = recorded_migrations(connection)
-        assert_not_newer(recorded, known)
+        assert_compatible(recorded, known)
         assert_frozen(recorded, known)
-        assert_functions_not_newer(recorded_functions(connection), wanted)
+        if are_functions_of_newer(recorded, known, recorded_functions(connection), wanted):
+            return MigrationReport(before, max(recorded), (), functions_applied=False)
         pending = [migration for migration in known if migration.version not in recorded]
-        for migration in pending:
-            _apply(connection, migration)
-        applied_functions = _apply_functions(connection, wanted, again=bool(pending))
+        deadline = time.monotonic() + lock_timeout_seconds
+        alone, together = _with_the_functions(pending)
+        for migration in alone:
+            apply_migration(connection, migration, deadline)
+        applied_functions = apply_functions(
+            connection, wanted, together, again=bool(pending), deadline=deadline
+        )
         return MigrationReport(
             from_version=before,
             to_version=known[-1].version if known else 0,
             applied=tuple(migration.file_name for migration in pending),
             functions_applied=applied_functions,
         )
+
+
+def newest_migration() -> int:
+    """The number of the newest migration that this embedmill brings."""
+    return max(int(file.name[:4]) for file in shipped_migrations().iterdir() if file.name.endswith(".sql"))
 
 
 def schema_version(connection: Connection) -> int | None:
@@ -125,7 +130,8 @@ def assert_current(
     migrations: Traversable | None = None,
     functions: Traversable | None = None,
 ) -> None:
-    """Raise SchemaVersionError unless migrations and functions are exactly those of this embedmill."""
+    """Raise SchemaVersionError unless this embedmill may work: migrations and functions are exactly its own, or those
+    of a newer one that bears with it."""
     known = read_migrations(migrations or shipped_migrations())
     wanted = read_functions(functions or shipped_functions())
     version = schema_version(connection)
@@ -133,14 +139,15 @@ def assert_current(
         raise SchemaVersionError("The database holds no embedmill schema yet: run `embedmill db migrate`.")
     with _rights_explained(connection):
         recorded, found = recorded_migrations(connection), recorded_functions(connection)
-    assert_not_newer(recorded, known)
+    assert_compatible(recorded, known)
     assert_frozen(recorded, known)
     if any(migration.version not in recorded for migration in known):
         raise SchemaVersionError(
             f"The schema is at {version}, this embedmill needs {known[-1].version}: "
             "run `embedmill db migrate`."
         )
-    assert_functions_not_newer(found, wanted)
+    if are_functions_of_newer(recorded, known, found, wanted):
+        return
     if found is None or found[0] != wanted.sha256:
         raise SchemaVersionError(
             "The functions in the database are not those of this embedmill: run `embedmill db migrate`."
@@ -179,7 +186,7 @@ def _rights_explained(connection: Connection) -> Iterator[None]:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseUnsuitableError(
-            f"This role may not do that with the schema embedmill ({_first_line(error)}): connect as the role "
+            f"This role may not do that with the schema embedmill ({first_line(error)}): connect as the role "
             "that made the schema, or ask an administrator to run `embedmill db migrate`."
         ) from error
 
@@ -224,46 +231,19 @@ def _prepare(connection: Connection) -> None:
     if not single(connection, "SELECT count(*) FROM pg_extension WHERE extname = %s", "vector"):
         # By name: else it would land in our schema, the first of the search path, and go when that goes.
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
-    if not table_exists(connection, "schema_functions"):
+    if not single(
+        connection,
+        "SELECT count(*) FROM pg_attribute WHERE attname = %s AND attrelid = "
+        "to_regclass('embedmill.schema_migrations')",
+        "compatible_since",
+    ):
         with connection.transaction():
             connection.execute(RECORD_TABLES)
 
 
-def _apply(connection: Connection, migration: Migration) -> None:
-    try:
-        if migration.transactional:
-            with connection.transaction():
-                connection.execute(migration.text.encode())
-                record_migration(connection, migration)
-        else:
-            for statement in split_statements(migration.text):
-                connection.execute(statement.encode())
-            record_migration(connection, migration)
-    except psycopg.errors.InsufficientPrivilege:
-        raise
-    except psycopg.Error as error:
-        raise DatabaseError(
-            f"The migration {migration.file_name} failed: {_first_line(error)}. The schema stays at the one "
-            "before it; `embedmill db migrate` tries again."
-        ) from error
-
-
-def _apply_functions(connection: Connection, wanted: Functions, *, again: bool) -> bool:
-    """All of them in one transaction, whenever any changed or a migration may have dropped some."""
-    recorded = recorded_functions(connection)
-    if recorded is not None and recorded[0] == wanted.sha256 and not again:
-        return False
-    with connection.transaction():
-        for file_name, text in wanted.texts:
-            try:
-                connection.execute(text.encode())
-            except psycopg.errors.InsufficientPrivilege:
-                raise
-            except psycopg.Error as error:
-                raise DatabaseError(f"The functions in {file_name} failed: {_first_line(error)}.") from error
-        record_functions(connection, wanted)
-    return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def _with_the_functions(pending: Sequence[Migration]) -> tuple[Sequence[Migration], Sequence[Migration]]:
+    """Those that are applied by themselves, and the last ones that come together with the functions."""
+    number = len(pending)
+    while number and pending[number - 1].transactional and pending[number - 1].is_compatible:
+        number -= 1
+    return pending[:number], pending[number:]

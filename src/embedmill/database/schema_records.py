@@ -1,9 +1,13 @@
 """What is recorded in the database about its schema: which migrations, which functions, by which embedmill.
 
-Owns the two record tables and what may be concluded from them; applies nothing.
+Owns the two record tables and what may be concluded from them: whether this embedmill may work on a schema that a
+newer one has made. Applies nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import psycopg
 
@@ -20,8 +24,10 @@ CREATE TABLE IF NOT EXISTS embedmill.schema_migrations (
     name text NOT NULL,
     sha256 text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now(),
-    embedmill_version text NOT NULL
+    embedmill_version text NOT NULL,
+    compatible_since integer
 );
+ALTER TABLE embedmill.schema_migrations ADD COLUMN IF NOT EXISTS compatible_since integer;
 CREATE TABLE IF NOT EXISTS embedmill.schema_functions (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     sha256 text NOT NULL,
@@ -30,12 +36,31 @@ CREATE TABLE IF NOT EXISTS embedmill.schema_functions (
 );
 """
 
+# Without a declaration a migration asks for an embedmill that knows it. By way of jsonb: the column is missing where no
+# embedmill since 0006 has migrated.
+NEEDED_VERSION = """
+SELECT max(coalesce((to_jsonb(m) ->> 'compatible_since')::integer, m.version)) FROM embedmill.schema_migrations m
+"""
+"""The newest migration that a process must know in order to work on this schema."""
+_RECORDED = """
+SELECT m.version, m.name, m.sha256, coalesce((to_jsonb(m) ->> 'compatible_since')::integer, m.version)
+  FROM embedmill.schema_migrations m
+"""
+
+
+class Recorded(NamedTuple):
+    """An applied migration. `compatible_since`: releases that know this one may work on the schema."""
+
+    name: str
+    sha256: str
+    compatible_since: int
+
 
 def record_migration(connection: Connection, migration: Migration) -> None:
     connection.execute(
-        "INSERT INTO embedmill.schema_migrations (version, name, sha256, embedmill_version) "
-        "VALUES (%s, %s, %s, %s)",
-        (migration.version, migration.name, migration.sha256, __version__),
+        "INSERT INTO embedmill.schema_migrations (version, name, sha256, embedmill_version, compatible_since) "
+        "VALUES (%s, %s, %s, %s, %s)",
+        (migration.version, migration.name, migration.sha256, __version__, migration.compatible_since),
     )
 
 
@@ -48,36 +73,46 @@ def record_functions(connection: Connection, functions: Functions) -> None:
     )
 
 
-def assert_not_newer(recorded: dict[int, tuple[str, str]], known: list[Migration]) -> None:
-    newest, ours = max(recorded, default=0), known[-1].version if known else 0
-    if newest > ours:
+def assert_compatible(recorded: Mapping[int, Recorded], known: Sequence[Migration]) -> None:
+    """A schema that a newer embedmill made will do where each of its later migrations says so."""
+    ours = known[-1].version if known else 0
+    needed = max((each.compatible_since for version, each in recorded.items() if version > ours), default=0)
+    if needed > ours:
         raise SchemaVersionError(
-            f"The schema is newer ({newest}) than this embedmill ({ours}): upgrade embedmill."
+            f"The schema is newer ({max(recorded)}) than this embedmill ({ours}): upgrade embedmill."
         )
 
 
-def assert_frozen(recorded: dict[int, tuple[str, str]], known: list[Migration]) -> None:
+def assert_frozen(recorded: Mapping[int, Recorded], known: Sequence[Migration]) -> None:
     for migration in known:
-        name, sha256 = recorded.get(migration.version, (migration.name, migration.sha256))
-        if (name, sha256) != (migration.name, migration.sha256):
+        found = recorded.get(migration.version)
+        if found is not None and found[:2] != (migration.name, migration.sha256):
             raise SchemaVersionError(
                 f"The migration {migration.file_name} is not the one that was applied to this database as "
-                f"{migration.version:04}_{name}: an applied migration is frozen. Install the embedmill that "
+                f"{migration.version:04}_{found.name}: an applied migration is frozen. Install the embedmill that "
                 "applied it, or put the change into a new migration."
             )
 
 
-def assert_functions_not_newer(found: tuple[str, str] | None, wanted: Functions) -> None:
-    if found and found[0] != wanted.sha256 and _version_key(found[1]) > _version_key(__version__):
-        raise SchemaVersionError(
-            f"The functions in the database are of a newer embedmill ({found[1]}) than this one "
-            f"({__version__}): upgrade embedmill."
-        )
+def are_functions_of_newer(
+    recorded: Mapping[int, Recorded],
+    known: Sequence[Migration],
+    found: tuple[str, str] | None,
+    wanted: Functions,
+) -> bool:
+    """Whether the functions in the database are those of a newer embedmill. They serve this one as well (what they may
+    not change without a migration that says so: CONTRIBUTING.md), and it must not put its own in their place."""
+    if max(recorded, default=0) > (known[-1].version if known else 0):
+        return True
+    return (
+        found is not None and found[0] != wanted.sha256 and _version_key(found[1]) > _version_key(__version__)
+    )
 
 
-def recorded_migrations(connection: Connection) -> dict[int, tuple[str, str]]:
-    rows = connection.execute("SELECT version, name, sha256 FROM embedmill.schema_migrations").fetchall()
-    return {int(str(version)): (str(name), str(sha256)) for version, name, sha256 in rows}
+def recorded_migrations(connection: Connection) -> dict[int, Recorded]:
+    """By version."""
+    rows = connection.execute(_RECORDED).fetchall()
+    return {int(str(row[0])): Recorded(str(row[1]), str(row[2]), int(str(row[3]))) for row in rows}
 
 
 def recorded_functions(connection: Connection) -> tuple[str, str] | None:

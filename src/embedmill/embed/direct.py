@@ -33,7 +33,15 @@ from embedmill.errors import (
     RateLimitedError,
 )
 from embedmill.events import CallFailed, CallSucceeded, ChunkRefused, Event, VectorsReused
-from embedmill.ports import EmbeddingProvider, EmbeddingResponse, ProviderSpec, Purpose
+from embedmill.logs import about
+from embedmill.ports import (
+    SILENT,
+    EmbeddingProvider,
+    EmbeddingResponse,
+    ProviderSpec,
+    Purpose,
+    Telemetry,
+)
 from embedmill.queue.config import QueueConfig, read_config
 from embedmill.queue.quotas import cool_down, grant_quota
 
@@ -61,7 +69,9 @@ class DirectEmbedder:
         *,
         worker_id: UUID,
         on_event: Callable[[Event], None] = lambda event: None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self._telemetry = telemetry
         self._database = database
         self._pipeline = pipeline
         self._generation = pipeline.generation
@@ -87,7 +97,8 @@ class DirectEmbedder:
         goes on from there. A job that is cancelled meanwhile keeps what was done."""
         message = None
         try:
-            await self._embed_document(document_id, job_id)
+            with about(tenant_id=self._pipeline.tenant_id, job_id=job_id), self._telemetry.span("embed"):
+                await self._embed_document(document_id, job_id)
         except BudgetReachedError as error:
             message = str(error)
         except ProviderError as error:
@@ -153,9 +164,11 @@ class DirectEmbedder:
             if answer is None:
                 return
             response, call = answer
+            started = time.perf_counter()
             vectors = await patiently(
                 partial(self._persistence.write_response, call, units, response.vectors, work)
             )
+            self._telemetry.wrote(vectors=vectors, seconds=time.perf_counter() - started)
             self._on_event(
                 CallSucceeded(self._generation.id, len(units), vectors, call.tokens, call.latency_ms / 1000)
             )
@@ -253,6 +266,7 @@ class DirectEmbedder:
             ]
             served |= await patiently(partial(self._persistence.copy_vectors, pairs, generation_id, work))
         if served:
+            self._telemetry.reused(vectors=len(served))
             self._on_event(VectorsReused(self._generation.id, len(served)))
         return [unit for unit in units if unit.targets[0].chunk_id not in served]
 

@@ -41,7 +41,8 @@ from embedmill.errors import (
     RateLimitedError,
 )
 from embedmill.events import CallFailed, CallSucceeded, ChunkRefused, Event, ItemsEnded, VectorsReused
-from embedmill.ports import EmbeddingProvider, EmbeddingResponse
+from embedmill.logs import about
+from embedmill.ports import SILENT, EmbeddingProvider, EmbeddingResponse, Telemetry
 
 # A provider that refuses us (key, model, credit) is asked again after this long, should a person have acted.
 REFUSED_DELAY_SECONDS = 60.0
@@ -49,6 +50,8 @@ REFUSED_DELAY_SECONDS = 60.0
 TURN_STEPS = 4
 # How long a call that is not full waits for more work while others are in flight.
 LINGER_SECONDS = 0.02
+# Of a call's jobs, so many are named in a line of the log.
+MOST_JOBS_TOLD = 5
 
 
 class Embedder:
@@ -72,6 +75,7 @@ class Embedder:
         batch_size: int = 500,
         tenant_weight: float = 1.0,
         allowance: Allowance | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """`lease_age` gives the seconds since the worker's last heartbeat; `batch_size` bounds a claim's items, the
         `allowance` those of all claims together."""
@@ -80,6 +84,7 @@ class Embedder:
         self._generation_id = pipeline.generation.id
         self._worker_id = worker_id
         self._on_event = on_event
+        self._telemetry = telemetry
         self._gate = gate
         self._seat = gate.join(pipeline.tenant_id, tenant_weight)
         limits = call_limits(pipeline, provider)
@@ -100,6 +105,7 @@ class Embedder:
             lease_seconds=lease_seconds,
             on_budget=lambda has_budget: self._budgets.watch(has_budget=has_budget),
             allowance=allowance,
+            telemetry=telemetry,
         )
         self._returns = Returns(
             database,
@@ -109,6 +115,7 @@ class Embedder:
             traffic=self._traffic,
             on_event=on_event,
             chance=chance,
+            telemetry=telemetry,
         )
         self._stopping = False
         self._caller = Caller(
@@ -238,8 +245,14 @@ class Embedder:
             await asyncio.wait_for(self._news.wait(), LINGER_SECONDS)
 
     async def _fly(self, flight: Flight, slot: Slot) -> None:
+        items = self._holdings.items(target.item_id for unit in flight.units for target in unit.targets)
+        jobs = sorted({str(item.job_id) for item in items if item.job_id is not None})
         try:
-            await self._perform(flight.units, slot, flight)
+            with (
+                about(job_ids=jobs[:MOST_JOBS_TOLD], jobs=len(jobs)),
+                self._telemetry.span("embed", tenant_id=self.pipeline.tenant_id, inputs=len(flight.units)),
+            ):
+                await self._perform(flight.units, slot, flight)
         finally:
             self._calls_out -= 1
             self._moved_at = time.monotonic()
@@ -275,12 +288,14 @@ class Embedder:
     async def _write(self, call: Call, units: list[Unit], response: EmbeddingResponse) -> None:
         """Commit the response, however long the database takes to come back: it is paid for."""
         landing = self._traffic.touch_down(units)
+        started = time.perf_counter()
         try:
             outcome = await patiently(
                 partial(self._persistence.write_response, call, units, response.vectors, self._holdings)
             )
         finally:
             self._traffic.arrive_home(units, landing)
+        self._telemetry.wrote(vectors=outcome.vectors, seconds=time.perf_counter() - started)
         self._on_event(
             CallSucceeded(
                 self._generation_id, len(units), outcome.vectors, call.tokens, call.latency_ms / 1000
@@ -330,6 +345,7 @@ class Embedder:
         self._holdings.forget(outcome.lost)
         self._packer.drop_items(item.id for item in outcome.lost if item.id not in self._holdings)
         if reused and outcome.vectors:
+            self._telemetry.reused(vectors=outcome.vectors)
             self._on_event(VectorsReused(self._generation_id, outcome.vectors))
         if outcome.completed:
             self._on_event(ItemsEnded(self._generation_id, completed=len(outcome.completed)))

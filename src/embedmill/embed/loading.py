@@ -3,6 +3,7 @@ unit; must not call a provider."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from embedmill.embed.holding import Holdings
 from embedmill.embed.persistence import Persistence
 from embedmill.embed.results import Donor, Outcome
 from embedmill.embed.traffic import Traffic
+from embedmill.ports import SILENT, Telemetry
 from embedmill.queue.items import Item, claim_items, delete_claimed_documents
 
 _SQL = load_queries("embedmill.embed", "embed.sql")
@@ -43,10 +45,12 @@ class Loader:
         lease_seconds: float,
         on_budget: Callable[[bool], None] = lambda has_budget: None,
         allowance: Allowance | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """A claim brings at most `batch_size` items: it is a transaction and a load. `on_budget` is told with each
         load whether the tenant has any budget. No more is claimed than the `allowance` allows."""
         self._allowance = allowance
+        self._telemetry = telemetry
         self._database = database
         self._generation_id = pipeline.generation.id
         self._tenant_id = pipeline.tenant_id
@@ -67,6 +71,7 @@ class Loader:
             if most <= 0:
                 return None
             self._allowance.left -= most  # before the claim: others of its sharers claim meanwhile
+        started = time.perf_counter()
         items = await claim_items(
             self._database,
             self._worker_id,
@@ -76,6 +81,7 @@ class Loader:
             max_tokens=tokens,
             lease_seconds=self._lease_seconds,
         )
+        self._telemetry.claimed(items=len(items), seconds=time.perf_counter() - started)
         if self._allowance is not None:
             self._allowance.left += most - len(items)
         if not items:

@@ -16,6 +16,7 @@ from embedmill.embed.holding import HeldItem, Holdings
 from embedmill.embed.traffic import Flight, Traffic
 from embedmill.errors import BadResponseError, ProviderError
 from embedmill.events import Event, ItemsEnded
+from embedmill.ports import SILENT, Telemetry
 from embedmill.queue.items import Item, Return, Waiting, return_items
 
 # Ends them in the database, where their flag says so.
@@ -35,6 +36,7 @@ class Returns:
         traffic: Traffic,
         on_event: Callable[[Event], None],
         chance: random.Random,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         self._database = database
         self._generation_id = generation_id
@@ -43,6 +45,7 @@ class Returns:
         self._traffic = traffic
         self._on_event = on_event
         self._chance = chance
+        self._telemetry = telemetry
 
     def judge(
         self, units: Sequence[Unit], reason: str, error: ProviderError, *, delay_seconds: float = 0.0
@@ -132,5 +135,7 @@ class Returns:
     async def _give_back(self, items: Sequence[Item], verdict: Return) -> None:
         self._holdings.forget(items)  # first: once they are back, a claim may bring them again at once
         ended = await patiently(partial(return_items, self._database, items, verdict))
+        if items:
+            self._telemetry.returned(items=len(items), reason=verdict.reason)
         if ended:
             self._on_event(ItemsEnded(self._generation_id, failed=len(ended)))

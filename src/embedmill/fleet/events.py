@@ -35,6 +35,12 @@ class WorkerKilled(msgspec.Struct, frozen=True):
     waited_seconds: float
 
 
+class WorkerDrained(msgspec.Struct, frozen=True):
+    """A process ended because somebody drained it: its place stays empty until another is asked for."""
+
+    pid: int
+
+
 class DatabaseAway(msgspec.Struct, frozen=True):
     """The database does not answer: the fleet stays as it is."""
 
@@ -45,4 +51,6 @@ class DatabaseBack(msgspec.Struct, frozen=True):
     """The database answers again."""
 
 
-FleetEvent = FleetResized | WorkerDied | WorkerNotStarted | WorkerKilled | DatabaseAway | DatabaseBack
+FleetEvent = (
+    FleetResized | WorkerDied | WorkerNotStarted | WorkerKilled | WorkerDrained | DatabaseAway | DatabaseBack
+)

@@ -15,9 +15,11 @@ _SQL = load_queries("embedmill.fleet", "fleet.sql")
 ENOUGH_ITEMS = 100
 
 
-async def read_facts(database: Database, host_id: str, pids: Sequence[int], *, failing: int) -> FleetFacts:
+async def read_facts(
+    database: Database, host_id: str, pids: Sequence[int], *, failing: int, drained: int = 0
+) -> FleetFacts:
     """The facts of this moment; `pids` are our own processes on `host_id`, `failing` those that wait to be
-    started again. One statement, whose cost does not grow with the backlog."""
+    started again, `drained` the places kept empty. One statement, whose cost does not grow with the backlog."""
     async with database.transaction() as connection:
         await connection.execute(_SQL["by_index"])
         cursor = await connection.execute(
@@ -29,4 +31,4 @@ async def read_facts(database: Database, host_id: str, pids: Sequence[int], *, f
         for _, quota_key, items, oldest_seconds, is_local, quota_binds in rows
         if quota_key is not None
     )
-    return FleetFacts(ready, busy=rows[0][0], failing=failing)
+    return FleetFacts(ready, busy=rows[0][0], failing=failing, drained=drained)

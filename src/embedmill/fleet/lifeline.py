@@ -1,5 +1,6 @@
 """The child's side of the line to its supervisor: a pipe on standard input that nobody ever writes to. Its end says
-that the supervisor is gone, however it died. Owns the waiting; must not know what the process works on."""
+that the supervisor is gone, however it died. Owns the waiting, and the exit status that says "drained"; must not know
+what the process works on."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable
 
 _STDIN = 0
+DRAINED_STATUS = 70
+"""The exit status of a supervised process that somebody drained: it ended in order, and is not to be replaced."""
 
 
 def follow_supervisor(stop: Callable[[], None], *, grace_seconds: float) -> None:

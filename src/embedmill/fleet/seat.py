@@ -2,7 +2,8 @@
 and its end; must not decide how many seats there are.
 
 Each process has a session of its own: a Ctrl-C of the terminal reaches the supervisor alone, which passes it on as
-one SIGTERM. Its standard input is a pipe whose other end is ours: when we die, it ends (lifeline.py).
+one SIGTERM. Its standard input is a pipe whose other end is ours: when we die, it ends (lifeline.py). After a process
+that was drained the seat stays empty, until somebody asks for another.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ import contextlib
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from embedmill.fleet.events import FleetEvent, WorkerDied, WorkerKilled, WorkerNotStarted
+from embedmill.fleet.events import (
+    FleetEvent,
+    WorkerDied,
+    WorkerDrained,
+    WorkerKilled,
+    WorkerNotStarted,
+)
+from embedmill.fleet.lifeline import DRAINED_STATUS
 
 
 class SeatOptions(msgspec.Struct, frozen=True):
@@ -29,6 +37,12 @@ class SeatOptions(msgspec.Struct, frozen=True):
     ends_by_itself: bool = False
 
 
+async def _for_ever(pid: int) -> None:
+    """Nobody can ask."""
+    del pid
+    await asyncio.Event().wait()
+
+
 class Seat:
     """Keeps one process running until it is told to stop, or the process has nothing more to do."""
 
@@ -39,7 +53,10 @@ class Seat:
         *,
         on_event: Callable[[FleetEvent], None],
         chance: random.Random,
+        until_asked: Callable[[int], Awaitable[None]] = _for_ever,
     ) -> None:
+        """`until_asked` returns when the place of the process of that number, which was drained, may be filled."""
+        self._until_asked = until_asked
         self._command = tuple(command)
         self._options = options
         self._on_event = on_event
@@ -48,12 +65,15 @@ class Seat:
         self._process: asyncio.subprocess.Process | None = None
         self._started_at = 0.0
         self._is_killed = False
+        self._drained_pid = 0
         self.failures = 0
         """Deaths in a row, none of which came after a while of work."""
         self.last_failure = ""
         self.is_finished = False
         """The process ended by itself, in order: nothing is left to do."""
         self.was_killed = False
+        self.is_kept_empty = False
+        """Its process was drained, and nobody has asked for another yet."""
 
     @property
     def pid(self) -> int | None:
@@ -85,6 +105,8 @@ class Seat:
             delay = await self._live_once()
             if self.is_finished:
                 return
+            if self.is_kept_empty:
+                await self._stay_empty()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), delay)
 
@@ -110,9 +132,26 @@ class Seat:
         self.is_finished = code == 0 and self._options.ends_by_itself
         if self._leaving.is_set() or self.is_finished:
             return 0.0
+        if code == DRAINED_STATUS:
+            self.failures, self.is_kept_empty, self._drained_pid = 0, True, process.pid
+            self._on_event(WorkerDrained(process.pid))
+            return 0.0
         delay = self._note_failure(lived, describe_end(code))
         self._on_event(WorkerDied(process.pid, self.last_failure, lived, delay))
         return delay
+
+    async def _stay_empty(self) -> None:
+        """Until another process is asked for, or we leave."""
+        asked = asyncio.ensure_future(self._until_asked(self._drained_pid))
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            await asyncio.wait((asked, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                asked.result()
+            self.is_kept_empty = False
+        finally:
+            asked.cancel()
+            leaving.cancel()
 
     async def _wait_for_end(self, process: asyncio.subprocess.Process) -> None:
         """Return when the process has ended, by itself or because we leave."""

@@ -20,6 +20,7 @@ from embedmill.database.pool import Database
 from embedmill.errors import EmbedmillError
 from embedmill.fleet.events import DatabaseAway, DatabaseBack, FleetEvent, FleetResized
 from embedmill.fleet.facts import read_facts
+from embedmill.fleet.roster import is_place_kept
 from embedmill.fleet.seat import Seat, SeatOptions
 from embedmill.queue.config import QueueConfig, read_config
 from embedmill.worker.identity import current_identity
@@ -124,7 +125,10 @@ class Supervisor:
                 limits = self._limits(await self._read_config(self._database))
                 pids = [seat.pid for seat in self._seats if seat.pid is not None]
                 failing = sum(seat.is_failing for seat in self._seats)
-                facts = await read_facts(self._database, self._host_id, pids, failing=failing)
+                drained = sum(seat.is_kept_empty for seat in self._seats)
+                facts = await read_facts(
+                    self._database, self._host_id, pids, failing=failing, drained=drained
+                )
             except AWAY as error:
                 self._note_away(str(error).strip())
                 continue
@@ -165,10 +169,29 @@ class Supervisor:
             self._fill(tasks)
 
     def _fill(self, tasks: asyncio.TaskGroup) -> None:
-        seat = Seat(self._command, self._options.seat, on_event=self._announce, chance=self._chance)
+        seat = Seat(
+            self._command,
+            self._options.seat,
+            on_event=self._announce,
+            chance=self._chance,
+            until_asked=self._until_asked,
+        )
         task = tasks.create_task(seat.run())
         self._seats[seat] = task
         task.add_done_callback(lambda _: self._forget(seat))
+
+    async def _until_asked(self, pid: int) -> None:
+        """Until somebody asks for another process in the place of the one of this number, which was drained."""
+        while True:
+            await asyncio.sleep(self._options.poll_seconds)
+            try:
+                is_kept = await is_place_kept(self._database, self._host_id, pid)
+            except AWAY as error:
+                self._note_away(str(error).strip())
+                continue
+            self._note_back()
+            if not is_kept:
+                return
 
     def _give_up(self, seat: Seat) -> None:
         self._leaving[seat] = self._seats.pop(seat)
@@ -194,6 +217,9 @@ class Supervisor:
             if wait <= 0:
                 return False
             await (asyncio.wait(self._seats.values(), timeout=wait) if self._seats else asyncio.sleep(wait))
+            if self._is_emptied:  # nothing is left to do: nobody need wait for places that are kept empty
+                for seat in [each for each in self._seats if each.is_kept_empty]:
+                    self._give_up(seat)
             if self._options.seat.ends_by_itself:
                 self._refuse_hopelessness()
         return True

@@ -12,8 +12,10 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from embedmill.core.documents import ChunkPlan
+from embedmill.core.jobs import JobStatus
 from embedmill.database.patience import patiently
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
@@ -60,6 +62,7 @@ class Job(msgspec.Struct, frozen=True):
     launched_at: datetime | None
     updated_at: datetime
     completed_at: datetime | None
+    original_dropped_at: datetime | None
     is_resumable: bool
     eta_seconds: float | None
     budget_usd: Decimal | None
@@ -239,20 +242,23 @@ class Jobs:
     async def _select(
         self, where: JobFilter, *, limit: int, after: Position | None = None, job_id: UUID | None = None
     ) -> list[Job]:
-        rows = await self._database.fetch(
-            _SQL["select_jobs"],
-            {
-                "tenant_id": self._tenant_id,
-                "job_id": job_id,
-                "status": where.status,
-                "batch_id": where.batch_id,
-                "pipeline": where.pipeline,
-                "document_id": where.document_id,
-                "before": after.created_at if after else None,
-                "before_id": after.job_id if after else None,
-                "limit": limit,
-            },
-        )
+        given = {
+            "tenant_id": self._tenant_id,
+            "job_id": job_id,
+            "batch_id": where.batch_id,
+            "document_id": where.document_id,
+            "before": after.created_at if after else None,
+            "before_id": after.job_id if after else None,
+            "limit": limit,
+        }
+        pipeline_id = None
+        if where.pipeline is not None:
+            wanted = {"tenant_id": self._tenant_id, "pipeline": where.pipeline}
+            found = await self._database.fetch_one(_SQL["pipeline_id"], wanted)
+            if found is None:
+                return []
+            pipeline_id = found[0]
+        rows = await self._database.fetch(_select_jobs(where.status, pipeline_id, given), given)
         return [Job(*row) for row in rows]
 
     async def _act(self, name: str, values: dict[str, Any]) -> tuple[Any, ...]:
@@ -260,10 +266,26 @@ class Jobs:
         try:
             row = await patiently(partial(self._database.fetch_one, _SQL[name], values), tries=_TRIES)
         except psycopg.Error as error:
-            message = " ".join(filter(None, (error.diag.message_primary, error.diag.message_hint)))
+            message = ". ".join(filter(None, (error.diag.message_primary, error.diag.message_hint)))
             if error.sqlstate == "EM404":
                 raise NotFoundError(message) from error
             if error.sqlstate == "EM409":
                 raise ConflictError(message) from error
             raise
         return row or ()
+
+
+def _select_jobs(status: str | None, pipeline_id: int | None, given: dict[str, Any]) -> sql.Composed:
+    """The statement for these wishes. Raises ValueError for a status that is none."""
+    wishes = {
+        "by_job": "job_id",
+        "by_batch": "batch_id",
+        "by_document": "document_id",
+        "behind": "before",
+    }
+    parts: list[sql.Composable] = [_SQL[part] for part, name in wishes.items() if given[name] is not None]
+    if status is not None:
+        parts.append(_SQL["by_status"].format(status=sql.Literal(JobStatus(status).value)))
+    if pipeline_id is not None:
+        parts.append(_SQL["by_pipeline"].format(pipeline_id=sql.Literal(pipeline_id)))
+    return _SQL["select_jobs"].format(which=sql.SQL(" AND ").join(parts or [_SQL["all_jobs"]]))

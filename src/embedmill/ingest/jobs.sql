@@ -1,11 +1,13 @@
 -- name: select_jobs
--- Ingestion jobs of a tenant, newest first, from behind a cursor; one of them by its id.
+-- Ingestion jobs of a tenant, newest first, by those of the parts below that were asked for: each wish has the plan of
+-- its own index.
 SELECT j.id, j.document_id, j.batch_id, p.name, d.source_type, d.source_id, coalesce(j.original_name, d.name),
        coalesce(d.media_type, j.media_type), coalesce(j.size_bytes, d.size_bytes), j.status::text, j.priority::text,
        j.total_chunks, j.embedded_chunks, j.reused_chunks, j.failed_chunks, j.total_tokens, j.paid_tokens, j.cost_usd,
        j.error_stage, j.error_message, j.paused_reason, j.metadata, j.user_id, j.auto_launch,
        coalesce(j.chunk_tokens, p.chunk_tokens), coalesce(j.chunk_overlap, least(p.chunk_overlap, j.chunk_tokens / 2), p.chunk_overlap),
        j.created_at, j.parsing_started_at, j.preview_ready_at, j.launched_at, j.updated_at, j.completed_at,
+       j.original_dropped_at,
        -- It can go on without a new upload.
        j.status <> 'completed' AND (j.total_chunks > 0 OR j.original_key IS NOT NULL OR j.original_url IS NOT NULL)
            AND NOT EXISTS (SELECT FROM embedmill.ingestion_jobs n
@@ -19,14 +21,41 @@ SELECT j.id, j.document_id, j.batch_id, p.name, d.source_type, d.source_id, coal
   JOIN embedmill.knowledge_documents d ON d.id = j.document_id
   JOIN embedmill.pipelines p ON p.id = j.pipeline_id
  WHERE j.tenant_id = %(tenant_id)s
-   AND (%(job_id)s::uuid IS NULL OR j.id = %(job_id)s)
-   AND (%(status)s::text IS NULL OR j.status = %(status)s::embedmill.job_status)
-   AND (%(batch_id)s::uuid IS NULL OR j.batch_id = %(batch_id)s)
-   AND (%(pipeline)s::text IS NULL OR p.name = %(pipeline)s)
-   AND (%(document_id)s::bigint IS NULL OR j.document_id = %(document_id)s)
-   AND (%(before)s::timestamptz IS NULL OR (j.created_at, j.id) < (%(before)s, %(before_id)s::uuid))
+   AND {which}
  ORDER BY j.created_at DESC, j.id DESC
  LIMIT %(limit)s;
+
+-- name: pipeline_id
+-- The number of a pipeline.
+SELECT id FROM embedmill.pipelines WHERE tenant_id = %(tenant_id)s AND name = %(pipeline)s;
+
+-- name: all_jobs
+-- A part.
+true
+
+-- name: by_job
+-- A part.
+j.id = %(job_id)s
+
+-- name: by_status
+-- A part; the status is a word of ours and no parameter, or no plan that is kept would use the index of this status.
+j.status = {status}
+
+-- name: by_batch
+-- A part.
+j.batch_id = %(batch_id)s
+
+-- name: by_pipeline
+-- A part; the number is none of the parameters either: how much a pipeline has decides which index finds the page.
+j.pipeline_id = {pipeline_id}
+
+-- name: by_document
+-- A part.
+j.document_id = %(document_id)s
+
+-- name: behind
+-- A part: older than the last of the page before.
+(j.created_at, j.id) < (%(before)s::timestamptz, %(before_id)s::uuid)
 
 -- name: select_chunks
 -- The chunks of a job's document, from an ordinal on: those of the live generation.

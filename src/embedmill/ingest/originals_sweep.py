@@ -1,6 +1,6 @@
-"""Removes originals that no job names: what uploads left that were cut off or killed, and jobs that were deleted. Owns
-which they are; must not touch one that a job names, or may still come to name. Any number of services may sweep side by
-side.
+"""Removes originals that no job names: what uploads left that were cut off or killed, jobs that were deleted, and what
+is past its retention (originals_retention_days). Owns which they are; must not touch one that a job names, or may still
+come to name. Any number of services may sweep side by side.
 
 What is younger than a day may belong to an upload that is under way; bytes that were kept twelve hours ago get no job
 any more (upload.py). So between the two no lock is needed.
@@ -80,7 +80,7 @@ class OriginalsSweep:
         away."""
         if not await self._is_ours_alone():
             return 0
-        removed = 0
+        dropped, removed = await self._drop_expired(), 0
         batch: list[str] = []
         async for key in self._originals.list_older("tenants/", self._now() - self._older_than):
             if not key.startswith(_MARKS):
@@ -89,11 +89,25 @@ class OriginalsSweep:
                 removed += await self._remove_unnamed(batch)
                 batch = []
             if self._stopping.is_set():
-                return removed
+                return dropped + removed
         removed += await self._remove_unnamed(batch)
         if removed:
             _log.info("originals that no job names removed", originals=removed)
-        return removed
+        return dropped + removed
+
+    async def _drop_expired(self) -> int:
+        """What is past its retention. First no job names it any more, then it goes: what a crash leaves in between is
+        nobody's, and found by the next sweep."""
+        dropped = 0
+        while not self._stopping.is_set():
+            row = await self._database.fetch_one(_SQL["forget_originals"], {"limit": _KEYS_AT_ONCE})
+            keys = list(row[0]) if row else []
+            dropped += await self._remove_unnamed(keys)
+            if len(keys) < _KEYS_AT_ONCE:
+                break
+        if dropped:
+            _log.info("originals past their retention dropped", originals=dropped)
+        return dropped
 
     async def _remove_unnamed(self, keys: list[str]) -> int:
         rows = await self._database.fetch(_SQL["select_unnamed"], {"keys": keys}) if keys else []

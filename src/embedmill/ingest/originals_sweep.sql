@@ -8,3 +8,7 @@ SELECT md5((SELECT min(extract(epoch FROM applied_at))::text FROM embedmill.sche
 -- Those of these originals that no job names. By the index ingestion_jobs_original.
 SELECT k FROM unnest(%(keys)s::text[]) AS k
  WHERE NOT EXISTS (SELECT FROM embedmill.ingestion_jobs j WHERE j.original_key = k);
+
+-- name: forget_originals
+-- Originals past their retention: no job names them from now on. A bounded number, so that no transaction is long.
+SELECT embedmill.forget_originals(%(limit)s);

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -34,7 +35,8 @@ from embedmill.errors import (
 from embedmill.ingest.parsing import ParserPool
 from embedmill.ingest.parsing_protocol import ParseRequest, TokenizerSpec
 from embedmill.ingest.storing import ParseLease, PipelineSwitchedError, SourceContent, Storing
-from embedmill.ports import Fetcher, Originals, ProviderSpec, original_key
+from embedmill.logs import about, bind
+from embedmill.ports import SILENT, Fetcher, Originals, ProviderSpec, Telemetry, original_key
 
 _SQL = load_queries("embedmill.ingest", "staging.sql")
 _log = structlog.get_logger(__name__)
@@ -86,6 +88,7 @@ class ParseRunner:
         max_file_bytes: int,
         jobs_at_once: int,
         poll_seconds: float = 0.25,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         self._database = database
         self._parsers = parsers
@@ -97,6 +100,7 @@ class ParseRunner:
         self._max_file_bytes = max_file_bytes
         self._jobs_at_once = jobs_at_once
         self._poll_seconds = poll_seconds
+        self._telemetry = telemetry
         self._chance = random.Random()  # noqa: S311 - jitter, no secret
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
@@ -159,41 +163,60 @@ class ParseRunner:
 
     async def _work_on(self, job: ParseJob) -> None:
         """One job to its end, or back to where it was."""
+        started = time.perf_counter()
+        outcome = "returned"
+        with about(job_id=job.job_id), self._telemetry.span("parse") as span:
+            try:
+                outcome = await self._try(job)
+            finally:
+                span.note(outcome=outcome)
+                seconds = time.perf_counter() - started
+                self._telemetry.parsed(outcome=outcome, seconds=seconds)
+                _log.info("parser is done", outcome=outcome, milliseconds=round(seconds * 1000, 1))
+
+    async def _try(self, job: ParseJob) -> str:
+        """What came of it: ok, failed, returned."""
         try:
             try:
-                await self._read(job)
+                return await self._read(job)
             except DocumentError as error:
                 await self._fail(job, "parsing", error.reason, str(error))
+                return "failed"
             except NotFoundError:
-                _log.info("pipeline gone", job_id=str(job.job_id))  # and its jobs with it
+                _log.info("pipeline gone")  # and its jobs with it
             except (StorageError, SourceUnavailableError, ConfigurationError) as error:
                 await self._give_back(job, stage=_stage_of(job, error), message=str(error))
             except psycopg.Error as error:
-                _log.error("parsed job not saved", job_id=str(job.job_id), error=str(error).strip())
+                _log.error("parsed job not saved", error=str(error).strip())
                 await self._give_back(job, stage=_stage_of(job, error), message=str(error).strip())
         except asyncio.CancelledError:
             await self._give_back(job, attempt=0)
             raise
+        return "returned"
 
-    async def _read(self, job: ParseJob) -> None:
+    async def _read(self, job: ParseJob) -> str:
+        """What came of it, where nothing is raised."""
         pipeline = await patiently(partial(pipeline_by_id, self._database, job.pipeline_id))
+        bind(tenant_id=pipeline.tenant_id)
         if job.status == "embedding_in_progress":
-            return await self._embed(job, pipeline)
+            await self._embed(job, pipeline)
+            return "ok"
         if job.original_key is None:
             try:
                 fetched = await self._fetch(job, pipeline)
             except (AddressRefusedError, DocumentError) as error:
                 reason = error.reason if isinstance(error, DocumentError) else "unreadable"
-                return await self._fail(job, "fetching", reason, str(error))
+                await self._fail(job, "fetching", reason, str(error))
+                return "failed"
             if fetched is None:
-                return None
+                return "returned"
             job = fetched
         await self._parse(job, pipeline)
-        return None
+        return "ok"
 
     async def _embed(self, job: ParseJob, pipeline: Pipeline) -> None:
         """A job that the queue did not take."""
-        _log.info("embedding without the queue", job_id=str(job.job_id))
+        _log.info("embedding without the queue")
         await self._embed_directly(pipeline, job.document_id, job.job_id)
         await patiently(
             partial(self._database.fetch, _SQL["leave_parsing"], msgspec.structs.asdict(job.lease))

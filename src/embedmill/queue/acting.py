@@ -57,6 +57,7 @@ class Act:
 
     async def _step(self, work: Callable[[Connection], Awaitable[tuple[T, dict[str, int]]]]) -> T:
         async with self._database.transaction() as connection:
+            await connection.execute(_SQL["act_as"], {"actor": self._actor})
             result, counts = await work(connection)
             done = self.done + Counter(counts)
             record_id = self._record_id if done == self.done else await self._record(connection, done)
@@ -94,7 +95,7 @@ async def record_action(
 ) -> int:
     """Write one act to the audit log, within the transaction that does it; values are JSON. Returns its row."""
     await connection.execute(_SQL["act_as"], {"actor": actor})
-    await connection.execute(
+    cursor = await connection.execute(
         _SQL["record_action"],
         {
             "tenant_id": tenant_id,
@@ -104,5 +105,5 @@ async def record_action(
             "new_value": new_value,
         },
     )
-    row = await (await connection.execute(_SQL["recorded_id"])).fetchone()
+    row = await cursor.fetchone()
     return int(row[0]) if row else 0

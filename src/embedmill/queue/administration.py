@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from psycopg import sql
 from embedmill.core.jobs import ItemStatus
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
+from embedmill.errors import ConflictError
 from embedmill.queue.acting import ITEMS_IN_A_STEP, Act, Progress, record_action
 from embedmill.queue.retrying import EndedItem, redo_documents
 from embedmill.queue.selection import LIVE, MATCHING, Scope
@@ -37,6 +39,25 @@ class Paused(msgspec.Struct, frozen=True):
 
     pipelines: list[str]
     items_in_work: int
+
+
+class SampledItem(msgspec.Struct, frozen=True):
+    """One of those that an act would be about."""
+
+    id: int
+    status: str
+    source_type: str
+    source_id: str
+    part: int
+    error_message: str | None
+
+
+class RetryCost(msgspec.Struct, frozen=True):
+    """What a retry sends at the most. `cost_usd` leaves out `unpriced_tokens`; None: no price is known."""
+
+    tokens: int
+    cost_usd: Decimal | None
+    unpriced_tokens: int
 
 
 class AuditRecord(msgspec.Struct, frozen=True):
@@ -126,6 +147,49 @@ async def _make_due(
     return _next(found, last_id), {"made_due": len(found)}
 
 
+async def sample_cancellable(database: Database, scope: Scope, *, limit: int) -> list[SampledItem]:
+    """The first of those that a cancel would be about."""
+    return await _sample(database, scope, "sample_live", limit) if scope.selection.reaches(LIVE) else []
+
+
+async def sample_retryable(database: Database, scope: Scope, *, limit: int) -> list[SampledItem]:
+    """The first of the ended ones that a retry would be about."""
+    return await _sample(database, scope, "sample_retryable", limit) if _reaches_ended(scope) else []
+
+
+async def estimate_retry(database: Database, scope: Scope) -> RetryCost:
+    """What a retry of the ended ones would cost at the most."""
+    if not _reaches_ended(scope):
+        return RetryCost(0, Decimal(0), 0)
+    async with database.connection() as connection:
+        cursor = await connection.execute(_complete("retryable_tokens"), _given(scope), prepare=False)
+        row = await cursor.fetchone()
+    tokens, cost, unpriced = row or (None, None, 0)
+    return RetryCost(tokens or 0, cost if tokens else Decimal(0), unpriced)
+
+
+async def set_priority(database: Database, tenant_id: int, item_id: int, priority: str, *, actor: str) -> str:
+    """Put a waiting item into another lane; returns the one it was in. Raises ConflictError where it does not wait."""
+    async with database.transaction() as connection:
+        cursor = await connection.execute(
+            _SQL["set_priority"], {"item_id": item_id, "tenant_id": tenant_id, "priority": priority}
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            raise ConflictError(f"item {item_id} does not wait any more: its priority changes nothing")
+        if row[0] != priority:
+            await record_action(
+                connection,
+                tenant_id,
+                actor=actor,
+                action="queue.priority",
+                subject=f"item {item_id}",
+                old_value=msgspec.json.encode(row[0]).decode(),
+                new_value=msgspec.json.encode(priority).decode(),
+            )
+    return str(row[0])
+
+
 async def find_whereabouts(database: Database, scope: Scope) -> dict[int, tuple[str, bool]]:
     """What the items named by id are at now, and whether they wait for a later time; without those unknown."""
     rows = await database.fetch(
@@ -198,6 +262,12 @@ async def _count(database: Database, scope: Scope, name: str) -> Matched:
         rows = await cursor.fetchall()
     examples = sorted({item_id for row in rows for item_id in row[2:]})
     return Matched({row[0]: row[1] for row in rows if row[1]}, examples)
+
+
+async def _sample(database: Database, scope: Scope, name: str, limit: int) -> list[SampledItem]:
+    async with database.connection() as connection:
+        cursor = await connection.execute(_complete(name), {**_given(scope), "limit": limit}, prepare=False)
+        return [SampledItem(*row) for row in await cursor.fetchall()]
 
 
 async def _select(connection: Connection, scope: Scope, name: str, *, after: int, last_id: int) -> list[Any]:

@@ -3,16 +3,14 @@
 SELECT set_config('embedmill.actor', %(actor)s, true);
 
 -- name: record_action
--- One act of a person, with what it was aimed at.
-SELECT embedmill.record_action(%(tenant_id)s, %(action)s, %(subject)s, %(old_value)s::jsonb, %(new_value)s::jsonb);
-
--- name: recorded_id
--- The row that this transaction has just written to the audit log.
-SELECT currval(pg_get_serial_sequence('embedmill.audit_log', 'id'));
+-- One act of a person, with what it was aimed at; its row.
+INSERT INTO embedmill.audit_log (tenant_id, actor, action, subject, old_value, new_value)
+VALUES (%(tenant_id)s, embedmill.current_actor(), %(action)s, %(subject)s, %(old_value)s::jsonb, %(new_value)s::jsonb)
+RETURNING id;
 
 -- name: advance_record
 -- An act of many transactions is one row: what is done so far is committed with the doing.
-UPDATE embedmill.audit_log SET new_value = %(new_value)s::jsonb WHERE id = %(record_id)s;
+SELECT embedmill.advance_record(%(record_id)s, %(new_value)s::jsonb);
 
 -- name: last_id
 -- The newest item there is: what comes after it was not meant by whoever acts now.
@@ -114,7 +112,7 @@ SELECT w.document_id,
 
 -- name: resolve_item_letters
 -- A person has dealt with what the dead letters of these items and documents say; open ones have their index.
-UPDATE embedmill.dead_letters SET resolved_at = now(), resolution = %(resolution)s
+UPDATE embedmill.dead_letters SET resolved_at = now(), resolution = %(resolution)s, resolved_by = embedmill.current_actor()
  WHERE tenant_id = %(tenant_id)s AND resolved_at IS NULL
    AND (item_id = ANY (%(item_ids)s::bigint[]) OR document_id = ANY (%(document_ids)s::bigint[]));
 
@@ -151,3 +149,33 @@ SELECT id, at, actor, action, subject, old_value, new_value
   FROM embedmill.audit_log
  WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL)
  ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: sample_live
+-- A few of what a cancel would be about.
+SELECT q.id, q.status::text, q.source_type, q.source_id, q.part, q.error_message
+  FROM embedmill.embedding_queue q
+ WHERE {matching} AND (%(worker_id)s::uuid IS NULL OR q.status = 'processing') AND q.id > 0
+ ORDER BY q.id LIMIT %(limit)s;
+
+-- name: sample_retryable
+-- A few of what a retry would be about.
+SELECT q.id, q.status::text, q.source_type, q.source_id, q.part, q.error_message
+  FROM embedmill.embedding_queue_history q
+ WHERE {retryable} AND q.id > 0
+ ORDER BY q.id LIMIT %(limit)s;
+
+-- name: retryable_tokens
+-- What a retry sends at the most, by generation: what stands already is not paid again. With what a million tokens cost.
+SELECT sum(n.tokens)::bigint, sum(n.tokens * g.price_per_million_tokens / 1000000),
+       coalesce(sum(n.tokens) FILTER (WHERE g.price_per_million_tokens IS NULL), 0)::bigint
+  FROM (SELECT q.generation_id, sum(q.estimated_tokens) AS tokens FROM embedmill.embedding_queue_history q
+         WHERE {retryable} GROUP BY q.generation_id) n
+  JOIN embedmill.generations g ON g.id = n.generation_id;
+
+-- name: set_priority
+-- A waiting item goes into another lane; what it was in before.
+UPDATE embedmill.embedding_queue q SET priority = %(priority)s::embedmill.queue_priority
+  FROM (SELECT id, priority::text AS was FROM embedmill.embedding_queue
+         WHERE id = %(item_id)s AND tenant_id = %(tenant_id)s AND status IN ('pending', 'rate_limited') FOR UPDATE) b
+ WHERE q.id = b.id
+RETURNING b.was;

@@ -40,6 +40,22 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_quota_per_minute: int = 60
     token_quota_per_minute: int = 100_000
     cancellation_check_interval: int = 25
+    usage_retention_days: int = 0
+    originals_retention_days: int = 0
+    events_retention_days: int = 7
+    webhook_retention_days: int = 90
+    alert_retention_days: int = 90
+    audit_log_retention_days: int = 0
+    alert_after_seconds: int = 60
+    alert_clear_seconds: int = 120
+    alert_waiting_seconds: int = 900
+    alert_quota_seconds: int = 900
+    alert_failure_percent: int = 20
+    alert_dead_letters: int = 100
+    alert_coverage_drop_percent: int = 5
+    alert_budget_percent: int = 80
+    alert_transaction_seconds: int = 3600
+    alert_xmin_age: int = 5_000_000
 
 
 class Setting(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -22,11 +23,13 @@ _LARGEST_ID = 2**63 - 1
 
 
 class Letters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which open dead letters a person means; every field that is given must match."""
+    """Which open dead letters a person means; every field that is given must match. `record_source_id`: of a table or a
+    shard feed; 0: of uploads."""
 
     ids: tuple[int, ...] = ()
     reason: str | None = None
     pipeline: str | None = None
+    record_source_id: int | None = None
 
     def narrows(self) -> bool:
         return self != Letters()
@@ -47,6 +50,35 @@ class DeadLetter(msgspec.Struct, frozen=True):
     ordinal: int | None
     resolved_at: datetime | None
     resolution: str | None
+    resolved_by: str | None = None
+    note: str | None = None
+
+
+class LetterDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """All of one letter. `record_source` is the table or shard feed that its record is of; `job_id` the latest run of
+    its upload; `document_trouble` why that has no chunks; the rest is of the chunk, where it is about one."""
+
+    letter: DeadLetter
+    chunk_id: int | None
+    source_type: str | None
+    source_id: str | None
+    record_source_id: int | None
+    record_source: str | None
+    document_trouble: str | None
+    job_id: UUID | None
+    token_count: int | None
+    start_offset: int | None
+    end_offset: int | None
+    text: str | None
+
+
+class ReasonCount(msgspec.Struct, frozen=True):
+    """Open letters of one reason."""
+
+    reason: str
+    letters: int
+    first_at: datetime
+    last_at: datetime
 
 
 class LettersMatched(msgspec.Struct, frozen=True):
@@ -77,6 +109,29 @@ async def list_letters(
     return [DeadLetter(*row) for row in rows]
 
 
+async def find_letter(database: Database, tenant_id: int, letter_id: int, *, with_text: bool) -> LetterDetail:
+    """One letter, resolved or not; the text of its chunk only `with_text`. Raises NotFoundError."""
+    row = None
+    if 0 < letter_id < _LARGEST_ID:
+        given = {"letter_id": letter_id, "tenant_id": tenant_id, "with_text": with_text}
+        row = await database.fetch_one(_SQL["one"], given)
+    if row is None:
+        raise NotFoundError(f"there is no dead letter {letter_id}: `embedmill queue dead-letters` lists them")
+    names = LetterDetail.__struct_fields__[1:]  # in the order of the query
+    return LetterDetail(letter=DeadLetter(*row[:13]), **dict(zip(names, row[13:], strict=True)))
+
+
+async def count_by_reason(database: Database, tenant_id: int, *, most: int) -> list[ReasonCount]:
+    """Open letters by reason, the most frequent first; of the newest `most` only, so that it stays cheap."""
+    rows = await database.fetch(_SQL["by_reason"], {"tenant_id": tenant_id, "most": most})
+    return [ReasonCount(*row) for row in rows]
+
+
+async def letter_sources(database: Database, tenant_id: int) -> dict[int, str]:
+    """The tables and shard feeds of a tenant, by id."""
+    return dict(await database.fetch(_SQL["sources"], {"tenant_id": tenant_id}))
+
+
 async def count_letters(database: Database, tenant_id: int, letters: Letters) -> LettersMatched:
     rows = await database.fetch(_SQL["count"], await _given(database, tenant_id, letters))
     return LettersMatched(
@@ -96,7 +151,7 @@ async def retry_letters(
     Returns the counts of retrying.redo_documents."""
     act = _act(database, tenant_id, letters, "dead_letters.retry", actor)
     given = await _given(database, tenant_id, letters)
-    after, last_id = 0, await _last_id(database)
+    after, last_id = 0, await _last_id(database, tenant_id)
     while after < last_id:
         found = await database.fetch(
             _SQL["next"], {**given, "after": after, "last_id": last_id, "limit": ITEMS_IN_A_STEP}
@@ -113,17 +168,20 @@ async def discard_letters(
     letters: Letters,
     *,
     actor: str,
+    note: str | None = None,
     on_progress: Progress = lambda done: None,
 ) -> Counter[str]:
-    """Take these letters as dealt with; what they are about stays without vectors. Returns how many `letters`."""
-    act = _act(database, tenant_id, letters, "dead_letters.discard", actor)
+    """Take these letters as dealt with, with a `note` why; what they are about stays without vectors. Returns how many
+    `letters`."""
+    act = _act(database, tenant_id, letters, "dead_letters.discard", actor, {"note": note} if note else {})
     given = await _given(database, tenant_id, letters)
-    after, last_id = 0, await _last_id(database)
+    after, last_id = 0, await _last_id(database, tenant_id)
     while after < last_id:
         found = await database.fetch(
             _SQL["next"], {**given, "after": after, "last_id": last_id, "limit": ITEMS_IN_A_STEP}
         )
-        await act.step(partial(_discard, tenant_id=tenant_id, letter_ids=[row[0] for row in found]))
+        letter_ids = [row[0] for row in found]
+        await act.step(partial(_discard, tenant_id=tenant_id, letter_ids=letter_ids, note=note))
         on_progress(act.done["letters"])
         after = found[-1][0] if len(found) == ITEMS_IN_A_STEP else last_id
     return act.done
@@ -135,14 +193,23 @@ async def find_resolutions(database: Database, tenant_id: int, ids: Sequence[int
 
 
 async def _discard(
-    connection: Connection, *, tenant_id: int, letter_ids: list[int]
+    connection: Connection, *, tenant_id: int, letter_ids: list[int], note: str | None
 ) -> tuple[None, dict[str, int]]:
-    cursor = await connection.execute(_SQL["discard"], {"letter_ids": letter_ids, "tenant_id": tenant_id})
+    cursor = await connection.execute(
+        _SQL["discard"], {"letter_ids": letter_ids, "tenant_id": tenant_id, "note": note}
+    )
     return None, {"letters": len(await cursor.fetchall())}
 
 
-def _act(database: Database, tenant_id: int, letters: Letters, action: str, actor: str) -> Act:
-    aim = {"selection": msgspec.to_builtins(letters)}
+def _act(
+    database: Database,
+    tenant_id: int,
+    letters: Letters,
+    action: str,
+    actor: str,
+    more: dict[str, Any] | None = None,
+) -> Act:
+    aim = {"selection": msgspec.to_builtins(letters), **(more or {})}
     return Act(database, tenant_id, actor=actor, action=action, subject="dead letters", aim=aim)
 
 
@@ -160,9 +227,10 @@ async def _given(database: Database, tenant_id: int, letters: Letters) -> dict[s
         "ids": list(letters.ids) or None,
         "reason": letters.reason,
         "generation_ids": generation_ids,
+        "record_source_id": letters.record_source_id,
     }
 
 
-async def _last_id(database: Database) -> int:
-    row = await database.fetch_one(_SQL["last_id"])
+async def _last_id(database: Database, tenant_id: int) -> int:
+    row = await database.fetch_one(_SQL["last_id"], {"tenant_id": tenant_id})
     return int(row[0]) if row else 0

@@ -27,6 +27,8 @@ _SQL = load_queries("embedmill.queue", "embedding_jobs.sql")
 _FEW = 2000
 # With more days than this the plan itself costs more than the reading: made once for each connection, and kept.
 _DAYS_WORTH_A_PLAN = 10
+# Of a pipeline alone nothing has an index: so many ended items are looked through for a page, which may then be short.
+LOOKED_THROUGH = 20_000
 
 
 class JobState(StrEnum):
@@ -43,13 +45,14 @@ _LIVE = (JobState.PENDING, JobState.PROCESSING)
 
 
 class JobFilter(msgspec.Struct, frozen=True):
-    """Which jobs: None is any. A `source_id` names a source together with its `source_type`."""
+    """Which jobs: None is any. A `source_id` names a source together with its `source_type`; `pipeline` is a name."""
 
     status: JobState | None = None
     source_type: str | None = None
     source_id: str | None = None
     batch_id: UUID | None = None
     job_id: UUID | None = None
+    pipeline: str | None = None
 
 
 class Page:
@@ -68,10 +71,14 @@ class Page:
             "few": _FEW,
             **msgspec.structs.asdict(which),
         }
+        self.floor: int | None = None
+        """Items older than this id were not looked at: the page may be short and another follow it. None: all were."""
 
     async def read(self, connection: Connection) -> list[tuple[Any, ...]]:
         """The rows, at most `limit`."""
         if self._which.job_id is not None and not await self._find_job(connection):
+            return []
+        if self._which.pipeline is not None and not await self._find_pipeline(connection):
             return []
         finder = await self._finder(connection)
         rare = await self._is_rare(connection)
@@ -112,6 +119,19 @@ class Page:
         self._given.update(source_type=source_type, source_id=source_id)
         return named == (source_type, source_id)
 
+    async def _find_pipeline(self, connection: Connection) -> bool:
+        """A pipeline's items are those of its generations; of all that has ended only a stretch is looked through."""
+        rows = await (await connection.execute(_SQL["generations_of"], self._given)).fetchall()
+        self._given["chosen_generations"] = [row[0] for row in rows]
+        finds_few = self._by_source or self._which.batch_id is not None
+        if rows and not finds_few and self._which.status not in _LIVE:
+            await connection.execute(_SQL["tune"], {"plans": "force_custom_plan"})
+            statement = _SQL["floor"].format(status=self._status())
+            self._given["looked_through"] = LOOKED_THROUGH
+            row = await (await connection.execute(statement, self._given)).fetchone()
+            self.floor = self._given["floor"] = row[0] if row else None
+        return bool(rows)
+
     def _live(self, finder: list[sql.SQL]) -> sql.Composed | sql.SQL:
         if self._which.status not in (None, *_LIVE):
             return _SQL["none_live"]
@@ -131,8 +151,11 @@ class Page:
             return [_SQL["found_in_work"]]
         if await self._ask(connection, "live_items") <= _FEW:
             await self._name_generations(connection)
-            return [_SQL["found_few"]]
-        return []
+        elif self._which.pipeline is not None and await self._ask(connection, "live_of_pipeline") <= _FEW:
+            self._given["generation_ids"] = self._given["chosen_generations"]
+        else:
+            return []
+        return [_SQL["found_few"]]
 
     async def _name_generations(self, connection: Connection) -> None:
         rows = await (await connection.execute(_SQL["generations"], self._given)).fetchall()
@@ -182,6 +205,8 @@ class Page:
             "in_source" if ended else "of_source": self._by_source,
             "in_batch" if ended and not self._by_source else "of_batch": self._which.batch_id is not None,
             "of_job": self._which.job_id is not None,
+            "of_pipeline": self._which.pipeline is not None,
+            "above_floor": self.floor is not None,
         }
         parts = [_SQL[name] for name, holds in asked.items() if holds]
         return sql.SQL(" AND ").join(parts) if parts else _SQL["of_any_status"]

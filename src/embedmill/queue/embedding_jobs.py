@@ -113,14 +113,16 @@ async def list_embedding_jobs(
     if which.source_id is not None and which.source_type is None:
         raise ConfigurationError("a source is named by its type and its id: say its type as well")
     before, newest = _decode(cursor)
-    if not (_is_storable(which.source_type) and _is_storable(which.source_id)):
+    if not all(_is_storable(text) for text in (which.source_type, which.source_id, which.pipeline)):
         return JobPage([], None)
     # One more than is shown tells whether there are more.
     page = Page(tenant_id, which, before, newest, limit + 1)
     async with database.transaction() as connection:
         rows = await page.read(connection)
     jobs = [_job(row) for row in rows[:limit]]
-    return JobPage(jobs, _encode(jobs[-1]) if len(rows) > limit else None)
+    if len(rows) > limit:
+        return JobPage(jobs, _encode(jobs[-1].id, jobs[-1].created_at))
+    return JobPage(jobs, None if page.floor is None else _encode(page.floor, datetime.now(UTC)))
 
 
 async def find_embedding_job(database: Database, tenant_id: int, item_id: int) -> EmbeddingJobHistory:
@@ -159,9 +161,9 @@ def _job(row: tuple[Any, ...]) -> EmbeddingJob:
     return EmbeddingJob(*(*row[:4], status, *row[5:10], metadata, *row[13:18]))
 
 
-def _encode(last: EmbeddingJob) -> str:
+def _encode(before: int, newest: datetime) -> str:
     """Where a page ended. Opaque to whoever sends it back."""
-    text = msgspec.json.encode([last.id, int(last.created_at.timestamp() * 1_000_000)])
+    text = msgspec.json.encode([before, int(newest.timestamp() * 1_000_000)])
     return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 

@@ -114,6 +114,14 @@ batch_id = %(batch_id)s;
 -- A part: of an ingestion job, whose document's source is named beside it.
 job_id = %(job_id)s;
 
+-- name: of_pipeline
+-- A part: of a pipeline's generations.
+generation_id = ANY (%(chosen_generations)s::integer[]);
+
+-- name: above_floor
+-- A part: of the stretch that is looked through.
+id >= %(floor)s::bigint;
+
 -- name: in_source
 -- A part: of a source. A range of one, since what is equal to a constant needs no order: by this order, which for one
 -- source is that by id, only the index of sources can serve, whatever the statistics say.
@@ -168,6 +176,26 @@ q.id = ANY (ARRAY(SELECT w.id FROM embedmill.embedding_queue w WHERE w.batch_id 
 -- The tenant's pipelines and generations.
 SELECT p.id, g.id FROM embedmill.pipelines p JOIN embedmill.generations g ON g.pipeline_id = p.id
  WHERE p.tenant_id = %(tenant_id)s::integer;
+
+-- name: generations_of
+-- The generations of one pipeline.
+SELECT g.id FROM embedmill.pipelines p JOIN embedmill.generations g ON g.pipeline_id = p.id
+ WHERE p.tenant_id = %(tenant_id)s::integer AND p.name = %(pipeline)s;
+
+-- name: floor
+-- Where the stretch ends in which a page looks for ended items that have no index of their own; none: at the first.
+SELECT h.id FROM embedmill.embedding_queue_history h
+ WHERE h.tenant_id = %(tenant_id)s::integer AND h.id < %(before)s::bigint AND {status}
+ ORDER BY h.id DESC OFFSET %(looked_through)s::bigint LIMIT 1;
+
+-- name: live_of_pipeline
+-- How many items of a pipeline live, by the counts.
+SELECT coalesce(sum(c.items), 0)
+  FROM (SELECT items FROM embedmill.queue_counts
+         WHERE generation_id = ANY (%(chosen_generations)s::integer[]) AND status = 'live'
+        UNION ALL
+        SELECT CASE WHEN status = 'live' THEN items ELSE 0 END FROM embedmill.queue_changes
+         WHERE generation_id = ANY (%(chosen_generations)s::integer[])) c;
 
 -- name: job_source
 -- What an ingestion job is about; no row where nothing of it was ever enqueued.

@@ -1,5 +1,5 @@
 """The call that turns a query into a vector: within the shared quota, within the tenant's budget, on the books like any
-other, failed or not. Owns that one call; must not search."""
+other, failed or not. Owns that one call, once for each model; must not search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from embedmill.core.pricing import cost_usd
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
-from embedmill.errors import BudgetReachedError, ProviderError, RateLimitedError
+from embedmill.errors import (
+    BudgetReachedError,
+    ConfigurationError,
+    EmbedmillError,
+    ProviderError,
+    RateLimitedError,
+)
 from embedmill.ports import EmbeddingProvider, EmbeddingResponse, Purpose
 from embedmill.queue.quotas import cool_down, grant_quota
 
@@ -37,6 +43,9 @@ class QueryCall:
         self._pipeline = pipeline
         self._provider = provider
         self._call_id = uuid4()
+        self.tokens = 0
+        self.cost_usd: Decimal | None = Decimal(0)
+        """What the call was charged, once it was made; None is unknown."""
 
     async def embed(self, query: str) -> str:
         """The query's vector, as pgvector reads it. Raises BudgetReachedError, and ProviderError; a RateLimitedError
@@ -90,6 +99,7 @@ class QueryCall:
     async def _record(self, tokens: int, started: float, *, error: str | None = None) -> None:
         spec = self._pipeline.generation.spec
         cost = self._cost(tokens)
+        self.tokens, self.cost_usd = tokens, cost
         values = {
             "tenant_id": self._pipeline.tenant_id,
             "pipeline_id": self._pipeline.id,
@@ -112,6 +122,45 @@ class QueryCall:
 
     def _cost(self, tokens: int) -> Decimal | None:
         return cost_usd(tokens, self._pipeline.price_per_million_tokens)
+
+
+class QueryVectors:
+    """The vectors of one query, by generation: each is asked for once, and a refusal is not asked for again."""
+
+    def __init__(self, database: Database, query: str, user_id: str | None) -> None:
+        self._database = database
+        self._query = query
+        self._user_id = user_id
+        self._known: dict[int, str | EmbedmillError] = {}
+        self.seconds: float | None = None
+        self.tokens = 0
+        self.cost_usd: Decimal | None = Decimal(0)
+
+    async def of(self, pipeline: Pipeline, provider: EmbeddingProvider | None) -> str:
+        """As pgvector reads it. Raises what the call raises."""
+        if provider is None:
+            raise ConfigurationError("this search has no provider: only --mode text is possible")
+        generation = pipeline.generation.id
+        if generation not in self._known:
+            self._known[generation] = await self._ask(pipeline, provider)
+        known = self._known[generation]
+        if isinstance(known, EmbedmillError):
+            raise known
+        return known
+
+    async def _ask(self, pipeline: Pipeline, provider: EmbeddingProvider) -> str | EmbedmillError:
+        call = QueryCall(self._database, pipeline, provider, user_id=self._user_id)
+        began_at = time.monotonic()
+        try:
+            return await call.embed(self._query)
+        except EmbedmillError as error:
+            return error
+        finally:
+            self.seconds = (self.seconds or 0.0) + time.monotonic() - began_at
+            self.tokens += call.tokens
+            self.cost_usd = (
+                None if self.cost_usd is None or call.cost_usd is None else self.cost_usd + call.cost_usd
+            )
 
 
 def _as_text(response: EmbeddingResponse) -> str:

@@ -3,7 +3,9 @@ write anything (the query's own call is query_call.py's)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -15,9 +17,9 @@ from embedmill.core.ranking import fuse_rankings
 from embedmill.database.pipelines import Pipeline, pipeline_by_id
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
-from embedmill.errors import ConfigurationError, ConflictError
+from embedmill.errors import ConfigurationError, ConflictError, EmbedmillError
 from embedmill.ports import EmbeddingProvider, ProviderSpec
-from embedmill.search.query_call import QueryCall
+from embedmill.search.query_call import QueryVectors
 
 _SQL = load_queries("embedmill.search", "search.sql")
 MOST_HITS = 1000
@@ -80,6 +82,25 @@ class Hit(msgspec.Struct, frozen=True):
         return f"{self.place_kind}s {self.place_first}-{self.place_last}"
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What one mode found, best first, in `seconds`, those of the query's call not among them; or why it did not."""
+
+    mode: Mode
+    hits: list[Hit]
+    seconds: float
+    error: str | None = None
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Several modes' answers to one query, for which the provider was asked once, for `call_seconds` (None: not at
+    all). `cost_usd` of None is unknown."""
+
+    answers: list[Answer]
+    call_seconds: float | None
+    tokens: int
+    cost_usd: Decimal | None
+
+
 class Searcher:
     """Answers queries over one pipeline."""
 
@@ -110,13 +131,42 @@ class Searcher:
     ) -> list[Hit]:
         """The best `limit` passages, best first; `user_id` is whom the ledger names. An empty query is a
         ConfigurationError."""
-        if not query.strip():
-            raise ConfigurationError("the query is empty: say what you are looking for")
-        if not 1 <= limit <= MOST_HITS:
-            raise ConfigurationError(f"--limit is 1 to {MOST_HITS}")
+        _check(query, limit)
+        vectors = QueryVectors(self._database, query, user_id)
+        return await self._search(query, mode, limit, where or Filter(), vectors)
+
+    async def compare(
+        self,
+        query: str,
+        modes: Sequence[Mode],
+        *,
+        limit: int = 10,
+        where: Filter | None = None,
+        user_id: str | None = None,
+    ) -> Comparison:
+        """The query in several modes, one after the other, paid for once. A mode that fails says so, and the others
+        answer all the same. An empty query is a ConfigurationError."""
+        _check(query, limit)
+        vectors = QueryVectors(self._database, query, user_id)
+        answers = []
+        for mode in modes:
+            began_at, waited_before = time.monotonic(), vectors.seconds or 0.0
+            hits: list[Hit] = []
+            problem = None
+            try:
+                hits = await self._search(query, mode, limit, where or Filter(), vectors)
+            except EmbedmillError as error:
+                problem = str(error)
+            waited = (vectors.seconds or 0.0) - waited_before
+            answers.append(Answer(mode, hits, max(time.monotonic() - began_at - waited, 0.0), problem))
+        return Comparison(answers, vectors.seconds, vectors.tokens, vectors.cost_usd)
+
+    async def _search(
+        self, query: str, mode: Mode, limit: int, where: Filter, vectors: QueryVectors
+    ) -> list[Hit]:
         for _ in range(_TRIES):
             try:
-                hits = await self._ask(query, mode, limit, where or Filter(), user_id)
+                hits = await self._ask(query, mode, limit, where, vectors)
             except psycopg.errors.UndefinedTable:
                 hits = None
             if hits is not None:
@@ -137,11 +187,11 @@ class Searcher:
             self._provider = self._build_provider(spec)
 
     async def _ask(
-        self, query: str, mode: Mode, limit: int, chosen: Filter, user_id: str | None
+        self, query: str, mode: Mode, limit: int, chosen: Filter, vectors: QueryVectors
     ) -> list[Hit] | None:
         """The hits in this generation; None where it was dropped meanwhile, and they may not be all."""
         # The provider is asked before a transaction is open.
-        vector = None if mode is Mode.TEXT else await self._vector(query, user_id)
+        vector = None if mode is Mode.TEXT else await vectors.of(self._pipeline, self._provider)
         candidates = (
             limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
         )
@@ -166,11 +216,6 @@ class Searcher:
                 _SQL["is_there"], {"generation_id": self._pipeline.generation.id}
             )
             return hits if await cursor.fetchone() else None
-
-    async def _vector(self, query: str, user_id: str | None) -> str:
-        if self._provider is None:
-            raise ConfigurationError("this search has no provider: only --mode text is possible")
-        return await QueryCall(self._database, self._pipeline, self._provider, user_id=user_id).embed(query)
 
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter
@@ -224,6 +269,13 @@ class Searcher:
         cursor = await connection.execute(_SQL["passages"], {"chunk_ids": [i for i, _ in scored]})
         rows = {row[0]: row for row in await cursor.fetchall()}
         return [Hit(score, ranks[0].get(i), ranks[1].get(i), *rows[i]) for i, score in scored if i in rows]
+
+
+def _check(query: str, limit: int) -> None:
+    if not query.strip():
+        raise ConfigurationError("the query is empty: say what you are looking for")
+    if not 1 <= limit <= MOST_HITS:
+        raise ConfigurationError(f"--limit is 1 to {MOST_HITS}")
 
 
 def _filter_values(where: Filter) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import structlog
 from embedmill.database.patience import AWAY, patiently
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
-from embedmill.ports import WebhookPoster
+from embedmill.logs import about
+from embedmill.ports import SILENT, Telemetry, WebhookPoster
 from embedmill.webhooks.attempts import LEASE_SECONDS, ClaimedDelivery, Verdict, call, verdict, write
 from embedmill.webhooks.registry import SWITCHED_OFF
 from embedmill.webhooks.signing import WebhookSecrets
@@ -52,6 +53,7 @@ class WebhookSender:
         lease_seconds: float = LEASE_SECONDS,
         chance: random.Random | None = None,
         now: Callable[[], datetime] = _now,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """`lease_seconds` must be longer than the poster's own limit for a call."""
         self._database = database
@@ -63,6 +65,7 @@ class WebhookSender:
         self._lease_seconds = lease_seconds
         self._chance = chance or random.Random()  # noqa: S311 - it spreads retries
         self._now = now
+        self._telemetry = telemetry
         self._under_way: Counter[UUID] = Counter()
         self._troubled: set[UUID] = set()
         self._next_look = 0.0
@@ -81,7 +84,7 @@ class WebhookSender:
                 claimed = await self._claimed()
                 for delivery in claimed:
                     self._under_way[delivery.webhook_id] += 1
-                    calls.create_task(self._deliver(delivery))
+                    calls.create_task(self._deliver_one(delivery))
                 if not claimed or self._is_full():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), self._idle_seconds)
@@ -129,6 +132,10 @@ class WebhookSender:
     def _is_full(self) -> bool:
         return self._under_way.total() >= self._calls_at_once
 
+    async def _deliver_one(self, claimed: ClaimedDelivery) -> None:
+        with about(tenant_id=claimed.tenant_id, webhook_id=claimed.webhook_id):
+            await self._deliver(claimed)
+
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -136,6 +143,7 @@ class WebhookSender:
             answer = await call(self._poster, self._secrets, claimed, at=self._now())
             means = verdict(answer, claimed, self._chance)
             self._judge(claimed.webhook_id, means, clock() - began)
+            self._telemetry.delivered(outcome=means.status, seconds=clock() - began)
             await patiently(lambda: write(self._database, claimed, answer, means))
         except AWAY as error:
             _log.warning(

@@ -27,7 +27,8 @@ from embedmill.embed.gate import Gates
 from embedmill.embed.generations import keep_index
 from embedmill.errors import EmbedmillError, NotFoundError
 from embedmill.events import CallFailed, CallSucceeded, Event, ItemsEnded, VectorsReused
-from embedmill.ports import EmbeddingProvider, ProviderSpec
+from embedmill.logs import bind
+from embedmill.ports import SILENT, EmbeddingProvider, ProviderSpec, Telemetry
 from embedmill.queue.config import QueueConfig
 from embedmill.queue.items import ready_generations
 from embedmill.worker.heartbeat import Heartbeat, Pulse
@@ -75,13 +76,17 @@ class Worker:
         *,
         on_event: Callable[[Event], None] = lambda event: None,
         companions: Callable[[UUID], Sequence[Companion]] = lambda worker_id: (),
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """`companions` are made for the worker's id."""
         self._database = database
         self._build_provider = build_provider
         self._options = options
         self._on_event = on_event
+        self._telemetry = telemetry
         self.identity: Identity = current_identity()
+        self.was_drained = False
+        """It stopped because somebody asked this worker to, and not because its process is to end."""
         self._companions = tuple(companions(self.identity.worker_id))
         self._pulse = Pulse()
         self._chance = random.Random()  # noqa: S311 - jitter, no secret
@@ -106,10 +111,11 @@ class Worker:
             heartbeat_seconds=lambda: self._heartbeat.interval_seconds,
             apply=self._apply,
             on_rescued=self.wake,
-            on_drain=self.stop,
+            on_drain=self._drain,
             look_seconds=options.look_seconds,
             tenants=lambda: sorted({each.pipeline.tenant_id for each in self._embedders.values()}),
             heed=self._heed,
+            telemetry=telemetry,
         )
         self._embedders: dict[int, Embedder] = {}
         self._turns = Turns()
@@ -125,6 +131,12 @@ class Worker:
         for companion in self._companions:
             companion.stop()
         self._stop_embedders()
+
+    def _drain(self) -> None:
+        if not self._stopping.is_set():
+            self.was_drained = True
+            _log.info("drained: stopping in order")
+        self.stop()
 
     def wake(self) -> None:
         """There may be new work: look now and not at the next poll."""
@@ -230,6 +242,9 @@ class Worker:
         except EmbedmillError as error:
             self._pause(generation_id, str(error))
             return
+        bind(
+            tenant_id=embedder.pipeline.tenant_id, pipeline=embedder.pipeline.name
+        )  # to the end of this task
         try:
             await self._keep_index(embedder.pipeline, may_build=False)
             await embedder.run()
@@ -287,6 +302,7 @@ class Worker:
             tenant_weight=pipeline.tenant_weight,
             on_event=self._note,
             chance=self._chance,
+            telemetry=self._telemetry,
         )
         self._embedders[generation_id] = embedder
         self._pulse.current_work = ", ".join(e.pipeline.name for e in self._embedders.values())

@@ -28,7 +28,8 @@ from embedmill.embed.gate import Gates
 from embedmill.embed.loading import Allowance
 from embedmill.errors import EmbedmillError
 from embedmill.events import CallFailed, CallSucceeded, ChunkRefused, Event, ItemsEnded, VectorsReused
-from embedmill.ports import Cutter, EmbeddingProvider, ProviderSpec
+from embedmill.logs import about
+from embedmill.ports import SILENT, Cutter, EmbeddingProvider, ProviderSpec, Telemetry
 from embedmill.queue.config import QueueConfig
 from embedmill.sources.reader import RecordReader
 from embedmill.sources.saving import Saved
@@ -77,10 +78,12 @@ class Stint:
         build_provider: Callable[[ProviderSpec], EmbeddingProvider],
         cutter: Callable[[], Cutter],
         until: asyncio.Event,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """`database` sees all that a worker does, and is this stint's own: others may end its sessions. It ends early,
         in order, when `until` is set."""
         self._until = until
+        self._telemetry = telemetry
         self._database = database
         self._tenant_id = tenant_id
         self._bounds = bounds
@@ -123,6 +126,7 @@ class Stint:
             on_drain=self.stop,
             tenants=lambda: [self._tenant_id],
             heed=self._heed,
+            telemetry=self._telemetry,
         )
         await upkeep.take_up_settings()
         heartbeat.change_interval(self._config.worker_heartbeat_interval_ms / 1000)
@@ -232,12 +236,14 @@ class Stint:
             on_event=self._note_event,
             chance=self._chance,
             allowance=self._allowance,
+            telemetry=self._telemetry,
         )
         self._embedders[generation_id] = embedder
         if self._stopping.is_set():
             embedder.stop()
         try:
-            await embedder.run()
+            with about(tenant_id=self._tenant_id, pipeline=pipeline.name, generation_id=generation_id):
+                await embedder.run()
         finally:
             del self._embedders[generation_id]
         if embedder.fatal is not None or embedder.rest_seconds:

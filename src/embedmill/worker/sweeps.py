@@ -19,6 +19,8 @@ _log = structlog.get_logger(__name__)
 
 # The lead is kept by sweeping; a leader that is silent for this long is replaced.
 LEAD_SECONDS = 15.0
+# Every few seconds nothing is done: that is no news.
+_NOTHING_DONE = ("nothing", "0 raised, 0 resolved", "somebody else looks")
 
 
 async def rescue(database: Database, identity: Identity) -> int:
@@ -47,6 +49,8 @@ async def sweep(database: Database, worker_id: UUID, config: QueueConfig) -> dic
         "fail_held_up": 10.0,
         "check_tables": 30.0,
         "start_backfills": 10.0,
+        "watch_alerts": 15.0,
+        "drop_expired": 15.0,
         "make_partitions": 3600.0,
         "clean_up": config.queue_cleanup_interval_hours * 3600.0,
     }
@@ -60,8 +64,8 @@ async def sweep(database: Database, worker_id: UUID, config: QueueConfig) -> dic
             outcomes[task] = done[0]
     if "start_backfills" in outcomes:
         await reckon_schedules(database)
-    for task in ("make_partitions", "clean_up"):
-        if task in outcomes:
+    for task in ("make_partitions", "clean_up", "drop_expired", "watch_alerts"):
+        if outcomes.get(task, _NOTHING_DONE[0]) not in _NOTHING_DONE:
             _log.info("sweep", task=task, outcome=outcomes[task])
     return outcomes
 

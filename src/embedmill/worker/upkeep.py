@@ -13,6 +13,7 @@ import structlog
 from embedmill.database.patience import AWAY
 from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
+from embedmill.ports import SILENT, Telemetry
 from embedmill.queue.config import QueueConfig, read_config
 from embedmill.worker.identity import Identity
 from embedmill.worker.sweeps import rescue, resign, sweep
@@ -50,6 +51,7 @@ class Upkeep:
         look_seconds: float = LOOK_SECONDS,
         tenants: Callable[[], Sequence[int]] = lambda: (),
         heed: Callable[[Findings], Awaitable[None]] | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """`heed` is given with each look what concerns the work in hand, which is of these `tenants`."""
         self._database = database
@@ -61,6 +63,7 @@ class Upkeep:
         self._look_seconds = look_seconds
         self._tenants = tenants
         self._heed = heed
+        self._telemetry = telemetry
         self._config: QueueConfig | None = None
         self._stopping = asyncio.Event()
 
@@ -102,7 +105,8 @@ class Upkeep:
         await sweep(self._database, self._identity.worker_id, self._config or QueueConfig())
 
     async def _rescue(self) -> None:
-        if await rescue(self._database, self._identity):
+        if rescued := await rescue(self._database, self._identity):
+            self._telemetry.rescued(items=rescued)
             self._on_rescued()
 
     def _rescue_pause(self) -> float:

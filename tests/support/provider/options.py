@@ -49,6 +49,9 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     model: str | None = None  # refuse every other with 404
     api_key: str | None = None  # refuse every other with 401
 
+    dialect: Literal["openai", "azure", "tei", "ollama"] = (
+        "openai"  # where the key stands, what refusals look like
+    )
     base64: Literal["serve", "ignore", "reject", "reject_vaguely"] = "serve"
     dimensions_parameter: Literal["serve", "ignore", "reject"] = "serve"
     known_parameters: list[str] | None = None  # refuse every other parameter with 400

@@ -25,6 +25,7 @@ class RefusedError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
         self.headers = headers or {}
         error = {"message": message, "type": kind, "param": param, "code": code}
         self.body = msgspec.json.encode({"error": error})

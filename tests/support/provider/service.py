@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 
 from tests.support.provider.answers import embeddings_body
+from tests.support.provider.dialects import check_address, spoken
 from tests.support.provider.ledger import Ledger, SeenRequest
 from tests.support.provider.options import Options, merged
 from tests.support.provider.refusals import (
@@ -124,7 +125,8 @@ class Service:
         try:
             reply = self._decide(target, headers, body)
         except RefusedError as refused:
-            reply = Reply(refused.status, refused.body, headers=refused.headers)
+            status, said, also = spoken(self.options, refused)
+            reply = Reply(status, said, headers=also)
         reply.is_call = True
         reply.outcome = reply.outcome or str(reply.status)
         reply.delay_seconds = self._delay_seconds()
@@ -140,6 +142,7 @@ class Service:
             return msgspec.structs.replace(UNPAID_ENDINGS[fault])
         texts, parameters = read_request(body)
         self.ledger.recent.append(SeenRequest(target, headers, parameters, len(texts)))
+        check_address(self.options, target, headers)
         check_caller(self.options, headers, parameters["model"])
         check_parameters(self.options, parameters)
         check_texts(self.options, texts)

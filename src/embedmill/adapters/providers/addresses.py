@@ -10,7 +10,13 @@ import msgspec
 from embedmill.errors import ConfigurationError
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-AZURE_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
+AZURE_HOSTS = (
+    ".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com",
+    ".openai.azure.us", ".cognitiveservices.azure.us", ".openai.azure.cn", ".cognitiveservices.azure.cn",
+)  # fmt: skip
+# What only Azure has in an address: so it is known behind API Management and names of one's own too.
+AZURE_VERSION = "api-version"
+AZURE_PATH = "/openai/deployments/"
 SECRET_QUERY_KEYS = frozenset(
     {"key", "api_key", "api-key", "apikey", "token", "access_token", "subscription-key"}
 )
@@ -28,7 +34,8 @@ def address_for(base_url: str | None, model: str) -> Address:
     """The address of the embeddings call under a base URL.
 
     `/embeddings` is put behind the path, `?api-version=...` and the like stay. Without a path, `/v1` is
-    meant; on an Azure host `/openai/v1`, or, with an api-version, the deployment named like the model.
+    meant; on Azure `/openai/v1`, or, with an api-version, the deployment named like the model. Azure is known by its
+    host, by an api-version, or by the path of a deployment.
     Raises ConfigurationError for what is no http(s) address, and for a key in the URL.
     """
     base = (base_url or OPENAI_BASE_URL).strip()
@@ -45,10 +52,10 @@ def address_for(base_url: str | None, model: str) -> Address:
             "base_url holds a key or a password; take it out and name the environment variable with"
             " api_key_env instead"
         )
-    is_azure = hostname.endswith(AZURE_HOSTS)
+    is_azure = hostname.endswith(AZURE_HOSTS) or AZURE_VERSION in query_keys or AZURE_PATH in parts.path
     path = parts.path.rstrip("/")
     if not path:
-        path = _default_path(is_azure, "api-version" in query_keys, model)
+        path = _default_path(is_azure, AZURE_VERSION in query_keys, model)
     if not path.endswith("/embeddings"):
         path += "/embeddings"
     host = hostname if port is None else f"{hostname}:{port}"

@@ -231,7 +231,7 @@ class OpenAIProvider:
         return error_for(answer.status, answer.headers, refusal, context, datetime.now(UTC))
 
     def _key_hint(self) -> str:
-        variable = self._spec.api_key_env or "OPENAI_API_KEY"
+        variable = self._spec.api_key_env or "EMBEDMILL_OPENAI_API_KEY (or OPENAI_API_KEY, for OpenAI itself)"
         if self._api_key is None:
             return f"no key was sent; put it into the environment variable {variable}"
         return f"check the key in the environment variable {variable}"

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from embedmill.client.records.base import Moment, Record
 
-Role: TypeAlias = Literal["reader", "writer", "admin"]
+Role: TypeAlias = Literal["reader", "writer", "admin", "operator"]
 
 
 class ApiKey(Record, frozen=True):
@@ -54,10 +54,12 @@ class Health(Record, frozen=True):
 
 
 class Readiness(Record, frozen=True):
-    """`status` is "ready" where both the database and the store of originals answer."""
+    """`status` is "ready" where database and store of originals answer, and the schema is one that the service works
+    on."""
 
     status: str
     database: str
+    migrations: str
     originals: str
 
     @property

@@ -85,6 +85,8 @@ class IngestionJob(Record, frozen=True):
     launched_at: Moment | None
     updated_at: Moment
     completed_at: Moment | None
+    original_dropped_at: Moment | None
+    """When the retention of originals took the uploaded file."""
 
     @property
     def has_ended(self) -> bool:

@@ -43,7 +43,39 @@ SELECT key, default_value, default_value, kind, minimum, maximum, description
     ('token_quota_per_minute', '100000', 'integer', 1, 2000000000,
      'tokens a minute of a pipeline on OpenAI that has no limit of its own'),
     ('cancellation_check_interval', '25', 'integer', 1, 10000,
-     'chunks after which an ingest without the queue looks whether it was cancelled')
+     'chunks after which an ingest without the queue looks whether it was cancelled'),
+    ('usage_retention_days', '0', 'integer', 0, 36500,
+     'how long single calls stand in the usage ledger, 32 days at least; older ones are summed by the hour; 0: for ever'),
+    ('originals_retention_days', '0', 'integer', 0, 36500,
+     'how long the original of an upload is kept after its job has ended; 0: as long as the document'),
+    ('events_retention_days', '7', 'integer', 1, 36500,
+     'how long events are kept, for streams that are taken up again'),
+    ('webhook_retention_days', '90', 'integer', 1, 36500,
+     'how long deliveries of webhooks are kept after they were made'),
+    ('alert_retention_days', '90', 'integer', 1, 36500,
+     'how long alerts are kept after they were resolved'),
+    ('audit_log_retention_days', '0', 'integer', 0, 36500,
+     'how long the audit log is kept; 0: for ever'),
+    ('alert_after_seconds', '60', 'integer', 0, 86400,
+     'an alert is raised when its condition has held for this long'),
+    ('alert_clear_seconds', '120', 'integer', 0, 86400,
+     'an alert is resolved when its condition has not held for this long'),
+    ('alert_waiting_seconds', '900', 'integer', 0, 604800,
+     'alert: work waits for this long and nothing is done; 0: never'),
+    ('alert_quota_seconds', '900', 'integer', 0, 604800,
+     'alert: a quota has held work back for this long; 0: never'),
+    ('alert_failure_percent', '20', 'integer', 0, 100,
+     'alert: of the items of a pipeline that ended within 15 minutes so many failed (20 items at least); 0: never'),
+    ('alert_dead_letters', '100', 'integer', 0, 10000,
+     'alert: a tenant has got so many dead letters within an hour, and they are open; 0: never'),
+    ('alert_coverage_drop_percent', '5', 'integer', 0, 100,
+     'alert: coverage lies so many points below the best of the last day and does not rise; 0: never'),
+    ('alert_budget_percent', '80', 'integer', 0, 100,
+     'alert: so much of a tenant''s budget is spent; 0: never'),
+    ('alert_transaction_seconds', '3600', 'integer', 0, 604800,
+     'alert: a transaction is open for this long, and vacuum cannot clean what it may see; 0: never'),
+    ('alert_xmin_age', '5000000', 'integer', 0, 2000000000,
+     'alert: a replication slot or a prepared transaction is so many transactions behind; 0: never')
   ) AS defined (key, default_value, kind, minimum, maximum, description)
 ON CONFLICT (key) DO UPDATE
    SET default_value = excluded.default_value, kind = excluded.kind, minimum = excluded.minimum,
@@ -108,6 +140,9 @@ BEGIN
                        OR (NEW.key = 'max_concurrent_workers' AND o.key = 'min_concurrent_workers'
                            AND NEW.value::numeric < o.value::numeric)) THEN
         v_problem := 'min_concurrent_workers may not be above max_concurrent_workers; set the other one first';
+    END IF;
+    IF v_problem IS NULL AND NEW.key = 'usage_retention_days' AND NEW.value::numeric BETWEEN 1 AND 31 THEN
+        v_problem := 'the calls of the month that runs are needed one by one; it is 0 (for ever), or 32 or more';
     END IF;
     IF v_problem IS NOT NULL THEN
         RAISE EXCEPTION '% cannot be %: %', NEW.key, NEW.value, v_problem USING ERRCODE = 'invalid_parameter_value';

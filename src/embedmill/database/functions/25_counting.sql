@@ -33,6 +33,13 @@ BEGIN
     HAVING sum(c.items) <> 0
     ON CONFLICT (generation_id, status, day) DO UPDATE SET items = k.items + excluded.items;
 
+    -- What ever ended, whatever retention and pruned generations take from the counts: for metrics.
+    INSERT INTO embedmill.ended_totals AS e (tenant_id, status, items)
+    SELECT c.tenant_id, c.status, sum(c.items) FROM unnest(v_changes) AS c
+     WHERE c.status IN ('completed', 'failed', 'cancelled') GROUP BY c.tenant_id, c.status
+    HAVING sum(c.items) > 0
+    ON CONFLICT (tenant_id, status) DO UPDATE SET items = e.items + excluded.items;
+
     SELECT virtual_time INTO STRICT v_clock FROM embedmill.turn_clock FOR UPDATE;
     INSERT INTO embedmill.tenant_turns AS n (tenant_id, virtual_time)
     SELECT c.tenant_id, v_clock + sum(c.tokens) / t.weight

@@ -144,6 +144,11 @@ BEGIN
 
     IF v_job.total_chunks = 0 OR v_job.error_stage NOT IN ('embedding', 'cancellation', 'launch') THEN
         -- Its chunks were never made: whatever chunks the document has are those of older content.
+        IF v_job.original_key IS NULL AND v_job.original_url IS NULL AND v_job.original_dropped_at IS NOT NULL THEN
+            RAISE EXCEPTION 'the original of this job was dropped on %, past originals_retention_days, so it cannot be read '
+                'anew: upload the document again', (v_job.original_dropped_at AT TIME ZONE 'UTC')::date
+                USING ERRCODE = 'EM409';
+        END IF;
         IF v_job.original_key IS NULL AND v_job.original_url IS NULL THEN
             RAISE EXCEPTION 'this job was never parsed, and its original is not kept here'
                 USING ERRCODE = 'EM409', HINT = 'Ingest it again from where it came.';

@@ -201,7 +201,7 @@ BEGIN
         PERFORM embedmill.record_event(
             b.tenant_id, 'budget.reached', b.job_id,
             (SELECT j.batch_id FROM embedmill.ingestion_jobs j WHERE j.id = b.job_id),
-            jsonb_build_object('period', b.period, 'limit_usd', b.limit_usd, 'spent_usd', b.spent_usd,
+            jsonb_build_object('period', b.period, 'limitUsd', b.limit_usd, 'spentUsd', b.spent_usd,
                                'message', v_message));
     END IF;
     RETURN cardinality(v_ids);

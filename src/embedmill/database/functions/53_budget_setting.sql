@@ -17,7 +17,9 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('embedmill.budgets'), p_tenant_id);
     IF p_job_id IS NULL THEN
-        SELECT coalesce(sum(l.cost_usd), 0) INTO v_spent FROM embedmill.llm_usage_log l
+        -- With what the ledger holds only as sums any more. A month's calls all stand in it (15_config.sql).
+        SELECT coalesce(sum(l.cost_usd), 0) + (embedmill.summed_usage(p_tenant_id, v_start)).cost_usd INTO v_spent
+          FROM embedmill.llm_usage_log l
          WHERE l.tenant_id = p_tenant_id AND l.created_at >= v_start;
     ELSE
         IF p_period <> 'total' THEN

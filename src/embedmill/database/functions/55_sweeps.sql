@@ -41,13 +41,16 @@ BEGIN
         RETURN NULL;
     END IF;
     v_outcome := CASE p_task
-        WHEN 'fold_counts' THEN embedmill.fold_queue_changes() || ' changes'
+        WHEN 'fold_counts' THEN embedmill.fold_queue_changes() + embedmill.fold_usage_changes() + embedmill.fold_usage()
+                                     || ' changes'
         WHEN 'complete_batches' THEN embedmill.complete_batches() || ' batches'
         WHEN 'sweep_budgets' THEN embedmill.sweep_budgets()::text
         WHEN 'fail_held_up' THEN embedmill.fail_held_up_items() || ' items'
         WHEN 'make_partitions' THEN embedmill.ensure_history_partitions() || ' partitions'
         WHEN 'check_tables' THEN embedmill.check_table_sources() || ' in trouble'
         WHEN 'start_backfills' THEN embedmill.start_backfills() || ' backfills'
+        WHEN 'watch_alerts' THEN embedmill.watch_alerts()
+        WHEN 'drop_expired' THEN embedmill.drop_expired()
         WHEN 'clean_up' THEN embedmill.clean_up()
     END;
     IF v_outcome IS NULL THEN
@@ -59,8 +62,8 @@ BEGIN
 END
 $$;
 
--- Drops what is past its retention: days of history with their counts, workers long gone, dead letters that a
--- person has dealt with. Where somebody reads the history for long, its days are left for the next time: all
+-- Drops what is past its retention and goes as a whole: days of history with their counts, workers long gone. What goes
+-- row by row does so in steps (56_retention.sql: drop_expired). Where somebody reads the history for long, its days are left for the next time: all
 -- completions wait while we wait for the lock.
 CREATE OR REPLACE FUNCTION embedmill.clean_up() RETURNS text
 LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
@@ -86,13 +89,7 @@ BEGIN
     DELETE FROM embedmill.embedding_queue_history_rest
      WHERE processing_completed_at < v_first::timestamp AT TIME ZONE 'UTC';
     DELETE FROM embedmill.queue_counts WHERE day < v_first AND day > '-infinity';
-    DELETE FROM embedmill.dead_letters WHERE resolved_at < v_first::timestamp AT TIME ZONE 'UTC';
     PERFORM embedmill.forget_deleted_shards(30);
-    DELETE FROM embedmill.embedding_minutes WHERE minute < now() - interval '7 days';
-    DELETE FROM embedmill.idempotency_keys WHERE created_at < now() - interval '1 day';
-    DELETE FROM embedmill.events WHERE created_at < now() - interval '7 days';
-    DELETE FROM embedmill.webhook_deliveries
-     WHERE created_at < v_first::timestamp AT TIME ZONE 'UTC' AND status <> 'pending';
     DELETE FROM embedmill.embedding_queue_workers w
      WHERE w.status IN ('stopped', 'error') AND coalesce(w.stopped_at, w.heartbeat_at) < now() - interval '7 days'
        AND NOT EXISTS (SELECT FROM embedmill.embedding_queue q WHERE q.worker_id = w.worker_id AND q.status = 'processing');

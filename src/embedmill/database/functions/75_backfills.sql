@@ -18,6 +18,10 @@ BEGIN
       FROM embedmill.llm_usage_log u
      WHERE u.tenant_id = p_tenant_id AND u.created_at >= p_started_at AND u.pipeline_id = p_pipeline_id
        AND u.usage_type = p_usage_type;
+    -- A walk that goes on for longer than single calls are kept has not forgotten what it spent.
+    SELECT s.cost_usd + backfill_spent.cost_usd, s.input_tokens + backfill_spent.tokens, s.calls + backfill_spent.calls
+      INTO cost_usd, tokens, calls
+      FROM embedmill.summed_usage(p_tenant_id, p_started_at, p_pipeline_id, p_usage_type) AS s;
 END
 $$;
 

@@ -150,7 +150,8 @@ DO $$ BEGIN PERFORM '[1]'::vector <=> '[1]'::vector; END $$;
 CREATE OR REPLACE FUNCTION embedmill.search(
     p_source text, p_query vector, p_limit integer DEFAULT 10, p_filter jsonb DEFAULT '{}', p_pipeline text DEFAULT NULL)
 RETURNS TABLE (key text, chunk_id bigint, ordinal integer, chunk text, score double precision, metadata jsonb)
-LANGUAGE plpgsql SET hnsw.iterative_scan = 'strict_order' SET hnsw.ef_search = 100 AS $$
+-- pgvector is found where it was installed (the migrator's path), whatever path the caller has.
+LANGUAGE plpgsql SET search_path FROM CURRENT SET hnsw.iterative_scan = 'strict_order' SET hnsw.ef_search = 100 AS $$
 #variable_conflict use_column
 DECLARE
     v_ids integer[];

@@ -1,0 +1,74 @@
+-- name: pipelines
+-- The tenant's pipelines with what waits in each, from counts.
+SELECT p.name, p.paused_at, greatest(coalesce(sum(n.items), 0), 0)::bigint
+  FROM embedmill.pipelines p
+  LEFT JOIN embedmill.generations g ON g.pipeline_id = p.id
+  LEFT JOIN LATERAL (
+        SELECT c.items FROM embedmill.queue_counts c WHERE c.generation_id = g.id AND c.status = 'live'
+        UNION ALL
+        SELECT CASE WHEN c.status = 'live' THEN c.items ELSE -c.items END FROM embedmill.queue_changes c
+         WHERE c.generation_id = g.id AND c.status IN ('live', 'completed', 'failed', 'cancelled')) n ON true
+ WHERE p.tenant_id = %(tenant_id)s
+ GROUP BY p.id ORDER BY p.name;
+
+-- name: troubles
+-- Why workers that live leave pipelines of the tenant alone for now.
+SELECT DISTINCT p.name, w.troubles ->> g.id::text
+  FROM embedmill.embedding_queue_workers w
+ CROSS JOIN embedmill.generations g JOIN embedmill.pipelines p ON p.id = g.pipeline_id
+ WHERE w.status IN ('active', 'idle') AND w.troubles <> '{}' AND w.troubles ? g.id::text AND p.tenant_id = %(tenant_id)s
+ ORDER BY 1, 2 LIMIT 10;
+
+-- name: cap
+-- How many of the tenant's items may be worked on at a time.
+SELECT max_processing_items FROM embedmill.tenants WHERE id = %(tenant_id)s;
+
+-- name: oldest
+-- Since when the oldest waits that could be taken: the head of each lane.
+SELECT min(head.available_at)
+  FROM embedmill.generations g
+ CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
+ CROSS JOIN LATERAL (
+        SELECT q.available_at FROM embedmill.embedding_queue q
+         WHERE q.generation_id = g.id AND q.priority = lane.priority
+           AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
+         ORDER BY q.available_at, q.id LIMIT 1) head
+ WHERE g.tenant_id = %(tenant_id)s;
+
+-- name: batches
+-- Batches under way: their index is leapt through, one probe for each. What is counted of each is bounded: `most` of
+-- what waits and of what has ended.
+WITH RECURSIVE leap AS (
+    (SELECT batch_id, 1 AS n FROM embedmill.embedding_queue WHERE batch_id IS NOT NULL ORDER BY batch_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT q.batch_id FROM embedmill.embedding_queue q
+             WHERE q.batch_id > u.batch_id ORDER BY q.batch_id LIMIT 1), u.n + 1
+      FROM leap u WHERE u.batch_id IS NOT NULL AND u.n < 1000
+), first AS MATERIALIZED (
+    SELECT l.batch_id, f.created_at FROM leap l CROSS JOIN LATERAL (
+        SELECT q.created_at FROM embedmill.embedding_queue q
+         WHERE q.batch_id = l.batch_id AND q.tenant_id = %(tenant_id)s ORDER BY q.batch_id LIMIT 1) f
+     WHERE l.batch_id IS NOT NULL
+     ORDER BY f.created_at DESC LIMIT %(limit)s
+)
+SELECT f.batch_id, f.created_at, live.items, ended.items, ended.failed
+  FROM first f
+ CROSS JOIN LATERAL (
+        SELECT count(*) AS items FROM (
+            SELECT FROM embedmill.embedding_queue q WHERE q.batch_id = f.batch_id
+             ORDER BY q.batch_id LIMIT %(most)s) w) live
+ CROSS JOIN LATERAL (
+        SELECT count(*) AS items, count(*) FILTER (WHERE e.status = 'failed') AS failed FROM (
+            SELECT h.status FROM embedmill.embedding_queue_history h WHERE h.batch_id = f.batch_id
+             ORDER BY h.batch_id DESC, h.id DESC LIMIT %(most)s) e) ended
+ ORDER BY f.created_at DESC;
+
+-- name: document
+-- Of which source a document is: items are found by it.
+SELECT source_type, source_id FROM embedmill.knowledge_documents WHERE id = %(document_id)s AND tenant_id = %(tenant_id)s;
+
+-- name: tokens
+-- What items were charged, live or ended.
+SELECT id, actual_tokens FROM embedmill.embedding_queue WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s
+UNION ALL
+SELECT id, actual_tokens FROM embedmill.embedding_queue_history WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s;

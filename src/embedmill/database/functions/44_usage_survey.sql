@@ -1,0 +1,65 @@
+-- The usage of a span as a page shows it, in one reading.
+
+-- All that a page shows of a span at once, read once: `what` is total, usage_type, model, pipeline, tenant, or day (with a
+-- row for each kind of usage: backfills of all sources are one) from p_since, which is the beginning of one. Costs as in summarize_usage; of each kind of group
+-- p_limit at most, those with most tokens.
+CREATE OR REPLACE FUNCTION embedmill.survey_usage(
+    p_tenant_id integer, p_since timestamptz, p_until timestamptz, p_time_zone text, p_limit integer)
+RETURNS TABLE (
+    what text, day date, group_name text, calls bigint, failed_calls bigint, charged_failed_calls bigint, inputs bigint,
+    input_tokens bigint, output_tokens bigint, cost_usd numeric, failed_cost_usd numeric, unknown_cost_calls bigint,
+    latency_ms_average double precision)
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+DECLARE
+    -- Where each day begins: to look them up is quicker than to ask the calendar for each row.
+    v_first date := (p_since AT TIME ZONE p_time_zone)::date;
+    v_days timestamptz[] := ARRAY(
+        SELECT d AT TIME ZONE p_time_zone
+          FROM generate_series(v_first::timestamp, (coalesce(p_until, now()) AT TIME ZONE p_time_zone)::date, '1 day') d);
+BEGIN
+    RETURN QUERY
+    WITH base AS MATERIALIZED (
+        SELECT width_bucket(u.at, v_days) AS day, u.tenant_id, u.pipeline_id, u.usage_type, u.provider,
+               u.model AS bare_model, sum(u.calls) AS calls,
+               sum(u.failed_calls) AS failed_calls, sum(u.charged_failed_calls) AS charged_failed_calls,
+               sum(u.inputs) AS inputs, sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens,
+               sum(u.cost_usd) AS cost_usd, sum(u.failed_cost_usd) AS failed_cost_usd,
+               sum(u.unknown_cost_calls) AS unknown_cost_calls, sum(u.latency_ms) AS latency_ms
+          FROM embedmill.usage_between(p_tenant_id, p_since, p_until,
+                                       NOT embedmill.has_half_hour_days(p_time_zone, p_since, p_until)) u
+         GROUP BY 1, 2, 3, 4, 5, 6
+    ), named AS (
+        SELECT n.*, split_part(n.usage_type, ':', 1) AS kind, n.provider || '/' || n.bare_model AS model FROM base n
+    ), grouped AS (
+        SELECT grouping(b.day, b.usage_type, b.model, b.pipeline_id, b.tenant_id) AS sets, b.day, b.kind, b.usage_type,
+               b.model, b.pipeline_id, b.tenant_id, sum(b.calls)::bigint AS calls,
+               sum(b.failed_calls)::bigint AS failed_calls, sum(b.charged_failed_calls)::bigint AS charged_failed_calls,
+               sum(b.inputs)::bigint AS inputs, sum(b.input_tokens)::bigint AS input_tokens,
+               sum(b.output_tokens)::bigint AS output_tokens, sum(b.cost_usd) AS cost_usd,
+               sum(b.failed_cost_usd) AS failed_cost_usd, sum(b.unknown_cost_calls)::bigint AS unknown_cost_calls,
+               (sum(b.latency_ms) / nullif(sum(b.calls), 0))::double precision AS latency_ms_average
+          FROM named b
+         GROUP BY GROUPING SETS ((), (b.usage_type), (b.model), (b.pipeline_id), (b.tenant_id), (b.day, b.kind))
+    ), ranked AS (
+        SELECT g.*, row_number() OVER (PARTITION BY g.sets ORDER BY g.input_tokens + g.output_tokens DESC, g.calls DESC,
+                                       g.usage_type, g.model, g.pipeline_id, g.tenant_id, g.day, g.kind) AS place
+          FROM grouped g
+    )
+    SELECT CASE r.sets WHEN 31 THEN 'total' WHEN 23 THEN 'usage_type' WHEN 27 THEN 'model' WHEN 29 THEN 'pipeline'
+                       WHEN 30 THEN 'tenant' WHEN 15 THEN 'day' END,
+           v_first + r.day - 1,
+           CASE r.sets
+               WHEN 23 THEN r.usage_type WHEN 27 THEN r.model WHEN 15 THEN r.kind
+               WHEN 29 THEN (SELECT CASE WHEN p_tenant_id IS NULL THEN t.slug || '/' || p.name ELSE p.name END
+                               FROM embedmill.pipelines p JOIN embedmill.tenants t ON t.id = p.tenant_id
+                              WHERE p.id = r.pipeline_id)
+               WHEN 30 THEN coalesce((SELECT t.slug FROM embedmill.tenants t WHERE t.id = r.tenant_id), r.tenant_id::text)
+           END,
+           coalesce(r.calls, 0), coalesce(r.failed_calls, 0), coalesce(r.charged_failed_calls, 0), coalesce(r.inputs, 0),
+           coalesce(r.input_tokens, 0), coalesce(r.output_tokens, 0),
+           CASE WHEN r.calls IS NULL THEN 0 ELSE r.cost_usd END, coalesce(r.failed_cost_usd, 0),
+           coalesce(r.unknown_cost_calls, 0), r.latency_ms_average
+      FROM ranked r WHERE r.place <= p_limit OR r.sets = 15
+     ORDER BY r.sets, r.day, r.place;
+END
+$$;

@@ -1,0 +1,72 @@
+-- name: queue
+-- Items of the tenant by status, live and within the retention: from counts, however many they are.
+SELECT pending, processing, completed, failed, cancelled FROM embedmill.count_embedding_jobs(%(tenant_id)s);
+
+-- name: waiting
+-- Of what waits: for how long the oldest that could be taken has waited (the head of each lane), and what waits for
+-- a later time, counted up to a bound. One index probe for each generation and priority.
+SELECT max(extract(epoch FROM now() - head.available_at))::float8,
+       coalesce(sum(later.rate_limited), 0)::bigint, coalesce(sum(later.backing_off), 0)::bigint
+  FROM embedmill.generations g
+ CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
+  LEFT JOIN LATERAL (
+        SELECT q.available_at FROM embedmill.embedding_queue q
+         WHERE q.generation_id = g.id AND q.priority = lane.priority
+           AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
+         ORDER BY q.available_at, q.id LIMIT 1) head ON true
+  LEFT JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE l.status = 'rate_limited') AS rate_limited,
+               count(*) FILTER (WHERE l.status = 'pending') AS backing_off
+          FROM (SELECT q.status FROM embedmill.embedding_queue q
+                 WHERE q.generation_id = g.id AND q.priority = lane.priority
+                   AND q.status IN ('pending', 'rate_limited') AND q.available_at > now()
+                 ORDER BY q.available_at, q.id LIMIT 10000) l) later ON true
+ WHERE g.tenant_id = %(tenant_id)s;
+
+-- name: held_up
+-- What a person has stopped: the whole queue, or pipelines. Dead letters that nobody has dealt with, up to a bound.
+SELECT embedmill.queue_enabled(),
+       (SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM embedmill.pipelines
+         WHERE tenant_id = %(tenant_id)s AND paused_at IS NOT NULL),
+       (SELECT count(*) FROM (SELECT FROM embedmill.dead_letters
+                               WHERE tenant_id = %(tenant_id)s AND resolved_at IS NULL LIMIT 10000) l);
+
+-- name: binding_quotas
+-- Quotas of the tenant's pipelines that hold work back now.
+SELECT q.quota_key, s.calls_used, s.calls_per_minute, s.tokens_used, s.tokens_per_minute, s.cooling_seconds,
+       s.cooldown_reason
+  FROM embedmill.quotas q CROSS JOIN LATERAL embedmill.quota_state(q.quota_key) AS s
+ WHERE s.binds AND EXISTS (SELECT FROM embedmill.pipelines p
+                            WHERE p.quota_key = q.quota_key AND p.tenant_id = %(tenant_id)s)
+ ORDER BY q.quota_key;
+
+-- name: workers
+-- Workers that are at work, or were within the last hour.
+SELECT worker_id, hostname, pid,
+       CASE WHEN status IN ('active', 'idle')
+             AND heartbeat_at < now() - make_interval(secs => heartbeat_interval_ms * 2 / 1000.0)
+            THEN 'error' ELSE status::text END,
+       extract(epoch FROM now() - heartbeat_at)::float8, chunks_embedded, errors, rate_limits_hit, last_error
+  FROM embedmill.embedding_queue_workers
+ WHERE status IN ('active', 'idle') OR heartbeat_at > now() - interval '1 hour'
+ ORDER BY heartbeat_at DESC LIMIT 20;
+
+-- name: last_errors
+-- The latest things that a person should look at: dead letters, and documents that cannot be read (records have a dead
+-- letter each).
+SELECT e.at, e.what, e.reason, e.message
+  FROM ((SELECT l.created_at AS at, coalesce(d.name, 'item ' || l.item_id) AS what, l.reason, l.error_message AS message
+           FROM embedmill.dead_letters l LEFT JOIN embedmill.knowledge_documents d ON d.id = l.document_id
+          WHERE l.tenant_id = %(tenant_id)s AND l.resolved_at IS NULL ORDER BY l.id DESC LIMIT 10)
+        UNION ALL
+        (SELECT updated_at, name, error_reason, error_message FROM embedmill.knowledge_documents
+          WHERE tenant_id = %(tenant_id)s AND error_reason IS NOT NULL AND record_source_id = 0 ORDER BY updated_at DESC LIMIT 10)) e
+ ORDER BY e.at DESC LIMIT 10;
+
+-- name: spent
+-- What was paid today and this month (UTC), from the ledger.
+SELECT coalesce(sum(total_tokens) FILTER (WHERE created_at >= date_trunc('day', now())), 0)::bigint,
+       sum(cost_usd) FILTER (WHERE created_at >= date_trunc('day', now())),
+       coalesce(sum(total_tokens), 0)::bigint, sum(cost_usd), count(*) FILTER (WHERE cost_usd IS NULL)
+  FROM embedmill.llm_usage_log
+ WHERE tenant_id = %(tenant_id)s AND created_at >= date_trunc('month', now());
