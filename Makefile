@@ -10,13 +10,13 @@ DEMO := EMBEDMILL_DATABASE_URL="$(EMBEDMILL_DATABASE_URL)" EMBEDMILL_DATA_DIR="$
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo test check docs bench bench-peers crash clean lock
+.PHONY: demo test check docs bench bench-peers crash screenshots clean lock
 
 demo: $(VENV)/.runtime
 	@$(DEMO) $(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,6 +38,10 @@ bench: $(VENV)/.dev
 # Beside other queues: they are installed into environments of their own under .peers/.
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.queue --install
+
+# Pictures of every page of the dashboard, in build/screenshots; those of docs/images anew.
+screenshots: $(VENV)/.dev
+	$(BIN)/python scripts/screenshots.py --keep
 
 # The long form of the crash tests: a hundred kills of everything and of those who keep tables embedded, two hundred
 # faults of every kind.

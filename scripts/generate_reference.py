@@ -1,7 +1,8 @@
-"""Writes docs/reference from the code, a page for each entry of `pages` in main.
+"""Writes docs/reference from the code, a page for each entry of `makers` in main.
 
     python scripts/generate_reference.py            write the pages
     python scripts/generate_reference.py --check    fail, with a diff, where a page differs from the code
+    python scripts/generate_reference.py rest.md    this page alone
 
 Owns the layout of the pages; every fact in them stands in the code. What the code does not explain (a setting
 without a docstring, a command or an option without help) is a fault here and not an empty cell.
@@ -13,7 +14,7 @@ import argparse
 import ast
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,21 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="change nothing, fail where a page differs")
-    options = parser.parse_args(arguments)
-    pages = {
-        "settings.md": settings_page(),
-        "cli.md": cli_page(),
-        "metrics.md": metrics_page(NOTE),
-        "rest.md": rest_page(SOURCE, NOTE),
-        "sql.md": sql_page(SOURCE / "database", NOTE),
-        "tables.md": tables_page(SOURCE / "database", NOTE),
-        "events.md": events_page(SOURCE, NOTE),
-        "configuration.md": configuration_page(SOURCE, NOTE),
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="only these, such as rest.md")
+    makers: dict[str, Callable[[], str]] = {
+        "settings.md": settings_page,
+        "cli.md": cli_page,
+        "metrics.md": lambda: metrics_page(NOTE),
+        "rest.md": lambda: rest_page(SOURCE, NOTE),
+        "sql.md": lambda: sql_page(SOURCE / "database", NOTE),
+        "tables.md": lambda: tables_page(SOURCE / "database", NOTE),
+        "events.md": lambda: events_page(SOURCE, NOTE),
+        "configuration.md": lambda: configuration_page(SOURCE, NOTE),
     }
+    options = parser.parse_args(arguments)
+    if unknown := set(options.pages) - makers.keys():
+        parser.error(f"no page {', '.join(sorted(unknown))}: there are {', '.join(makers)}")
+    pages = {name: makers[name]() for name in options.pages or makers}
     stale = [name for name, text in pages.items() if _read(REFERENCE / name) != text]
     for name in stale:
         if options.check:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from embedmill.app import App
 from embedmill.database import embedded
@@ -28,6 +29,33 @@ from tests.support.work import DIMENSIONS, app_on, stand_in_pipeline
 
 if TYPE_CHECKING:
     from tests.support.serving import Serving
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+# Their tests take half a minute and more each: begun last, one would keep a process busy when all others have ended.
+LONGEST = (
+    "journeys/test_a_table_that_lost_its_vectors.py", "docs/test_runbook.py", "api/test_attack.py",
+    "journeys/test_rolling_upgrade.py", "tutorials/test_tutorials.py", "journeys/test_service_kills.py",
+    "journeys/test_documents_in_answers_out.py", "usage/test_ledger_against_provider.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each process of xdist (--dist worksteal) begins with an equal slice of the tests, and with the longest of all."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes == 1:
+        return
+    longest = [item for item in items if item.path.as_posix().endswith(LONGEST)]
+    others = [item for item in items if not item.path.as_posix().endswith(LONGEST)]
+    size = len(items) // processes
+    items[:] = []
+    for process in range(processes):
+        mine = longest[process::processes]
+        left = size - len(mine) if process < processes - 1 else len(others)
+        items += [*mine, *others[:left]]
+        del others[:left]
 
 
 @pytest.fixture(scope="session")

@@ -22,33 +22,38 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new", "said"),
+    ("page", "path", "old", "new", "said"),
     [
         (
+            "events.md",
             "src/embedmill/webhooks/registry.py",
             '    "job.failed":',
             '    "job.sneezed": "it sneezed",\n    "job.failed":',
             "[event_types] lacks job.sneezed",
         ),
         (
+            "events.md",
             "src/embedmill/webhooks/registry.py",
             '    "batch.completed": "the last job of a batch ended",\n',
             "",
             "has batch.completed that nothing tells",
         ),
         (
+            "configuration.md",
             "src/embedmill/worker/sweeps.py",
             '        "check_tables": 30.0,',
             '        "check_tables": 30.0,\n        "water_plants": 60.0,',
             "[sweep_tasks] lacks water_plants",
         ),
         (
+            "sql.md",
             f"{FUNCTIONS}/60_public.sql",
             "CREATE OR REPLACE FUNCTION embedmill.stop_worker(",
             "\nCREATE OR REPLACE FUNCTION embedmill.stop_worker(",
             "stop_worker has no comment",
         ),
         (
+            "sql.md",
             f"{FUNCTIONS}/60_public.sql",
             "-- Says that a worker lives;",
             "-- It is new.\nCREATE OR REPLACE FUNCTION embedmill.brand_new() RETURNS void\nLANGUAGE sql AS $$\n$$;\n\n"
@@ -56,24 +61,28 @@ def repository(tmp_path: Path) -> Path:
             "schema.txt does not know brand_new",
         ),
         (
+            "sql.md",
             f"{FUNCTIONS}/80_source_views.sql",
             "FUNCTION embedmill.search(",
             "FUNCTION embedmill.seek(",
             "80_source_views.sql no longer holds search: it is public, and may not go",
         ),
         (
+            "sql.md",
             f"{FUNCTIONS}/80_source_views.sql",
             "ERRCODE = 'EM404'",
             "ERRCODE = 'EM418'",
             "[sqlstates] lacks EM418",
         ),
         (
+            "configuration.md",
             f"{FUNCTIONS}/15_config.sql",
             "    ('lease_seconds', '600'",
             "    ('lease_seconds', (SELECT 600)",
             "cannot read lease_seconds in 15_config.sql",
         ),
         (
+            "metrics.md",
             "src/embedmill/adapters/telemetry/catalog.py",
             '.",\n',
             '",\n',
@@ -82,10 +91,10 @@ def repository(tmp_path: Path) -> Path:
     ],
 )
 def test_what_nobody_has_explained_stops_the_reference(
-    repository: Path, path: str, old: str, new: str, said: str
+    repository: Path, page: str, path: str, old: str, new: str, said: str
 ) -> None:
     replace(repository / path, old, new)
-    status, printed = run_script(repository, "generate_reference.py")
+    status, printed = run_script(repository, "generate_reference.py", page)
     assert status == 1
     assert said in printed
 
@@ -93,7 +102,7 @@ def test_what_nobody_has_explained_stops_the_reference(
 def test_a_new_key_of_the_configuration_is_missed_in_the_page_and_shown(repository: Path) -> None:
     key = "    ('shoe_size', '43', 'integer', 1, 99,\n     'for boots, and a sailor''s hat'),\n    ('lease_seconds'"
     replace(repository / FUNCTIONS / "15_config.sql", "    ('lease_seconds'", key)
-    status, printed = run_script(repository, "generate_reference.py", "--check")
+    status, printed = run_script(repository, "generate_reference.py", "configuration.md", "--check")
     assert status == 1
     assert re.search(r"^docs/reference: .*\bconfiguration\.md", printed, re.MULTILINE)
     assert "+| `shoe_size` | `43` | whole number, 1 to 99 | for boots, and a sailor's hat |" in printed

@@ -157,7 +157,9 @@ def read_otel(environment: Mapping[str, str] | None = None) -> OtelSignals | Non
         return None
 
     def goes_out(signal: str) -> bool:
-        endpoint = source.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or source.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        endpoint = source.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or source.get(
+            "OTEL_EXPORTER_OTLP_ENDPOINT"
+        )
         exporter = source.get(f"OTEL_{signal}_EXPORTER", "").strip().lower()
         return bool(endpoint and endpoint.strip()) and exporter in ("", "otlp")
 

@@ -56,7 +56,7 @@ def body_of(vectors: list[list[float]]) -> dict[str, object]:
     return {"data": [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]}
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary() | JSON.map(encoded) | ANSWER.map(encoded))
 def test_any_body_gives_sound_vectors_or_a_bad_response(body: bytes) -> None:
     try:
@@ -70,7 +70,7 @@ def test_any_body_gives_sound_vectors_or_a_bad_response(body: bytes) -> None:
     assert isinstance(answer.model, str)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(300, 599), st.dictionaries(st.text(), st.text()), st.binary() | REFUSAL.map(encoded))
 def test_any_refusal_gives_a_provider_error(status: int, headers: dict[str, str], body: bytes) -> None:
     context = CallContext("m", "h", "check KEY", None, ["some text"], ["task"])

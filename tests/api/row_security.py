@@ -23,10 +23,14 @@ OF_NO_TENANT = {
 """Base tables without a tenant, and why."""
 _BY_ANOTHER_TABLE = {"coverage_counters": "generations", "quotas": "pipelines"}
 """Whose policy asks for the tenant: what they hold is seen by whoever sees a row there."""
-RUNS_AS_ITS_OWNER = re.compile(r"authenticate_key|search_columns|oldest_waiting_seconds|record_source_[0-9]+")
-"""Functions that may: the service asks whose a key is before it knows the tenant; vectors that stand in users' tables
-are read for the tenant whose generation it is; an age of all tenants together is told to whoever scales workers;
-triggers on users' tables note what others write."""
+RUNS_AS_ITS_OWNER = re.compile(
+    r"authenticate_key|search_columns|oldest_waiting_seconds|advance_record|record_source_[0-9]+"
+    r"|waiting_items|oldest_items|source_coverage|average_tokens"
+)
+"""Functions that may: the service asks whose a key is before it knows the tenant; vectors that stand in users'
+tables are read for the tenant whose generation it is; an age of all tenants together is told to whoever scales
+workers; what waits of a tenant is read by the lanes, for whoever sees that tenant; triggers on users' tables
+note what others write."""
 _VIEWERS = ("embedmill_service", "embedmill_reader")
 
 

@@ -82,7 +82,7 @@ PIECES = st.sampled_from(
 GARBAGE = st.lists(st.one_of(PIECES, PIECES, st.binary(max_size=10)), max_size=20).map(b"".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(GARBAGE, CUTS)
 def test_garbage_raises_nothing_but_a_form_error_however_it_is_cut(body: bytes, cuts: list[int]) -> None:
     assert outcome(at(body, cuts)) == outcome([body])
@@ -114,7 +114,7 @@ ODD_NAMES = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(ODD_NAMES)
 def test_a_clean_name_is_harmless_and_stays_as_it_is(raw: str) -> None:
     name = clean_name(raw)

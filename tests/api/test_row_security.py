@@ -245,9 +245,18 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
     ids = tenant_ids(seeded)
     with psycopg.connect(seeded.admin_url) as admin:
         definers = definers_of(admin)
-    assert set(definers) == {"authenticate_key", "search_columns"}
+    assert set(definers) == {
+        "authenticate_key",
+        "search_columns",
+        "oldest_waiting_seconds",
+        "advance_record",
+        "oldest_items",
+        "average_tokens",
+        "waiting_items",
+        "source_coverage",
+    }
     for name, (settings, rights) in definers.items():
-        assert settings == ["search_path=pg_catalog, pg_temp"], name
+        assert "search_path=pg_catalog, pg_temp" in settings, name
         assert not any(right.startswith("=") for right in rights), name
     assert not any(right.startswith(READER) for right in definers["authenticate_key"][1])
     job = seeded.alpha.jobs["completed"]["jobId"]
@@ -257,6 +266,20 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         act_for(connection, ids[BETA])
         found = connection.execute("SELECT * FROM embedmill.authenticate_key('\\x00')").fetchall()
         assert found == []
+        generation = "SELECT id FROM embedmill.generations WHERE tenant_id = %s LIMIT 1"
+        with psycopg.connect(seeded.admin_url) as admin:
+            (foreign,) = admin.execute(generation, (ids[ALPHA],)).fetchone() or (None,)
+        assert connection.execute("SELECT * FROM embedmill.source_coverage(%s)", (ids[BETA],)).fetchall()
+        assert (
+            connection.execute("SELECT * FROM embedmill.source_coverage(%s)", (ids[ALPHA],)).fetchall() == []
+        )
+        waiting = connection.execute("SELECT * FROM embedmill.waiting_items(%s)", (ids[ALPHA],)).fetchall()
+        assert waiting in ([], [(None, 0, 0)])
+        assert connection.execute("SELECT * FROM embedmill.oldest_items(%s)", (foreign,)).fetchall() == []
+        assert connection.execute("SELECT embedmill.average_tokens(%s)", (foreign,)).fetchone() in {
+            None,
+            (None,),
+        }
         for call in ("launch_job", "resume_job", "retry_job", "delete_job"):
             statement = sql.SQL("SELECT embedmill.{}(%s)").format(sql.Identifier(call))
             with pytest.raises(psycopg.Error, match="there is no ingestion job"), connection.transaction():

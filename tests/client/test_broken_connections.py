@@ -106,14 +106,14 @@ async def test_behind_a_proxy_that_holds_streams_back_waiting_looks_by_itself(
         with Client(network.address) as client:
             return (
                 client.upload(content, name="a.txt", pipeline="standin")
-                .wait(until="preview", timeout=6)
+                .wait(until="preview", timeout=12)
                 .status
             )
 
     async def asynchronous() -> str:
         async with AsyncClient(network.address) as client:
             job = await client.upload(content, name="a.txt", pipeline="standin")
-            return (await job.wait(until="preview", timeout=6)).status
+            return (await job.wait(until="preview", timeout=12)).status
 
     status = await asyncio.to_thread(blocking) if kind == "blocking" else await asynchronous()
     assert status == "chunk_preview_ready"

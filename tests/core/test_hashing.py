@@ -13,7 +13,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 IN_SQL = "SELECT substring(sha256(convert_to(%s, 'UTF8')) FROM 1 FOR 16)"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(texts=st.lists(TEXT, min_size=1, max_size=20))
 def test_postgres_computes_the_same(database: str, texts: list[str]) -> None:
     with psycopg.connect(database) as connection:

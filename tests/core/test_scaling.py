@@ -162,7 +162,7 @@ def test_whatever_is_seen_the_bounds_hold_and_no_change_lacks_its_cause(
         before = decided
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(FACTS, ANY_LIMITS, st.integers(1, 10))
 def test_facts_that_do_not_change_bring_the_fleet_to_rest(
     facts: FleetFacts, limits: ScalingLimits, started: int
@@ -174,7 +174,7 @@ def test_facts_that_do_not_change_bring_the_fleet_to_rest(
     assert len({decision.processes for decision in decided[-100:]}) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     load=st.floats(0.05, 12.0),
     burst_seconds=st.sampled_from([2.0, 10.0, 40.0, 200.0]),

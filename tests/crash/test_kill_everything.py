@@ -18,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from tests.support.embedded_processes import server_processes
 from tests.support.provider import RunningProvider, start_provider, vector_for
 
 EMBEDMILL = str(Path(sys.executable).with_name("embedmill"))
@@ -50,17 +51,22 @@ def environment(data_dir: Path) -> dict[str, str]:
 
 
 def kill_everything(data_dir: Path, command: subprocess.Popen[bytes]) -> None:
-    victims = [psutil.Process(command.pid), *psutil.Process(command.pid).children(recursive=True)]
-    pid_file = data_dir / "postgres" / "data" / "postmaster.pid"
-    if pid_file.exists():
-        postmaster = psutil.Process(int(pid_file.read_text().split()[0]))
-        victims += [postmaster, *postmaster.children(recursive=True)]
+    victims = [*family(command.pid), *server_processes(data_dir)]
     for victim in victims:
         try:
             victim.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:
             continue
     command.wait(timeout=30)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it has started; nobody where it ends just now."""
+    try:
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def read_all(data_dir: Path) -> list[tuple[str, str]]:
@@ -96,8 +102,10 @@ def test_nothing_is_lost_and_nothing_in_flight_is_paid_more_than_once_more(tmp_p
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
-                time.sleep(chance.uniform(0.5, 6.0))
-                kill_everything(data_dir, command)
+                try:
+                    time.sleep(chance.uniform(0.5, 6.0))
+                finally:
+                    kill_everything(data_dir, command)
                 in_flight_at_kills += CALLS_IN_FLIGHT * INPUTS_PER_CALL
             last = embedmill(data_dir, "ingest", str(corpus), "--pipeline", "counted", "--json")
             assert last.returncode == 0, last.stderr

@@ -3,8 +3,15 @@ leaves the host and each page that is wider than its window are found at the end
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import AsyncIterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +19,21 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_p
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
+    "--headless",
+    "--hide-scrollbars",
+    "--mute-audio",
+    "--force-color-profile=srgb",
+    "--password-store=basic",
+    "--disable-dev-shm-usage",
+    "--disable-breakpad",
+    "--disable-extensions",
+    "--disable-popup-blocking",
+    "--disable-field-trial-config",
+    "--disable-back-forward-cache",
+    # A page that nobody looks at shall be as quick as one in front.
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -20,7 +42,15 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
+# The browser ends with its pipe of commands (3), through which nothing comes and which ends when we do, however we end.
+_BEGIN = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 360, "height": 780}
 
 
@@ -46,16 +76,56 @@ class Watch:
             self.faults.append(f"a request left the host: {request.url}")
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the one browser of this test process listens. Its start takes two seconds of a processor, which each test
+    would pay; what is a test's own (cookies, storage, cache) is that of its context."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
+    profile = tmp_path_factory.mktemp("chromium")
+    commands, answers = os.pipe(), os.pipe()
+    command = [sys.executable, "-ISc", _BEGIN, str(commands[0]), str(answers[1])]
+    command += [CHROMIUM, *ARGUMENTS, "--remote-debugging-pipe", "--remote-debugging-port=0"]
+    with (
+        (profile / "said").open("wb") as said,
+        subprocess.Popen(
+            [*command, f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            pass_fds=(commands[0], answers[1]),
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield _address(process, profile)
+        finally:
+            with suppress(ProcessLookupError):  # it has ended by itself, as _address says
+                os.killpg(process.pid, signal.SIGKILL)
+            for end in (*commands, *answers):
+                os.close(end)
+
+
+def _address(process: subprocess.Popen[bytes], profile: Path) -> str:
+    """Its address, once it listens."""
+    told = profile / "DevToolsActivePort"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        lines = told.read_text().split() if told.exists() else []
+        if len(lines) == 2:
+            return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+        time.sleep(0.02)
+    raise RuntimeError(f"chromium did not start: {(profile / 'said').read_text(errors='replace')}")
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.connect_over_cdp(chromium)
         try:
             yield browser
         finally:
-            await browser.close()
+            await browser.close()  # the connection; the browser goes on
 
 
 @pytest.fixture
@@ -68,8 +138,9 @@ async def watch() -> AsyncIterator[Watch]:
 @pytest.fixture
 async def page(browser: Browser, watch: Watch) -> AsyncIterator[Page]:
     """A wide window."""
-    page = await browser.new_page(viewport=WIDE)
-    page.set_default_timeout(15_000)
+    context = await browser.new_context(viewport=WIDE)
+    page = await context.new_page()
+    page.set_default_timeout(30_000)
     watch.follow(page)
     yield page
-    await page.close()
+    await context.close()

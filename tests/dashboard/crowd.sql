@@ -12,22 +12,24 @@ BEGIN
     END LOOP;
 END $$;
 
--- name: users_tables
--- Tables of users', which sources are made of.
-CREATE TABLE public.crowd (id bigint PRIMARY KEY, title text, body text);
-INSERT INTO public.crowd SELECT n, 'title ' || n, 'body ' || n FROM generate_series(1, 1000) AS n;
+-- name: users_table
+-- A table of users', which a source is made of.
+CREATE TABLE {name} (id bigint PRIMARY KEY, title text, body text);
+
+-- name: users_rows
+INSERT INTO {name} SELECT n, 'title ' || n, 'body ' || n FROM generate_series(1, 100) AS n;
 
 -- name: sources
 -- Tables and feeds, dealt out to the pipelines of one tenant.
 INSERT INTO embedmill.record_sources (tenant_id, pipeline_id, kind, name, template, rows, documents, trouble, paused_at)
 SELECT %(tenant_id)s, (%(pipelines)s::integer[])[n %% cardinality(%(pipelines)s::integer[]) + 1],
-       CASE WHEN n %% 2 = 0 THEN 'table' ELSE 'shards' END, 'source ' || n, '$title', 2000 + n, 1000 + n,
+       CASE WHEN n %% 2 = 0 THEN 'table' ELSE 'shards' END, CASE WHEN n %% 2 = 0 THEN 'public.crowd_' ELSE 'feed-' END || n, '$title', 2000 + n, 1000 + n,
        CASE WHEN n %% 50 = 7 THEN 'its table is gone' END, CASE WHEN n %% 40 = 3 THEN now() END
   FROM generate_series(1, %(sources)s) AS n;
 
 -- name: tables
 INSERT INTO embedmill.table_sources (record_source_id, tenant_id, relation, key_columns, key_types, columns)
-SELECT id, tenant_id, 'public.crowd'::regclass, '{id}', '{bigint}', '{title,body}'
+SELECT id, tenant_id, name::regclass, '{id}', '{bigint}', '{title,body}'
   FROM embedmill.record_sources WHERE kind = 'table';
 
 -- name: backfills
@@ -216,13 +218,9 @@ SELECT p.tenant_id, now() - (%(calls)s - c.n) * interval '90 days' / %(calls)s, 
           FROM generate_series(1, %(calls)s::bigint) AS n) c
   JOIN embedmill.pipelines p ON p.id = c.pipelines[c.n %% cardinality(c.pipelines) + 1];
 
--- name: half_hours
-INSERT INTO embedmill.usage_half_hours
-SELECT tenant_id, embedmill.half_hour_of(created_at), coalesce(pipeline_id, 0), usage_type, provider, model, count(*),
-       count(error), count(*) FILTER (WHERE error IS NOT NULL AND total_tokens > 0), sum(inputs), sum(input_tokens),
-       sum(output_tokens), sum(latency_ms), sum(cost_usd), coalesce(sum(cost_usd) FILTER (WHERE error IS NOT NULL), 0),
-       count(*) FILTER (WHERE cost_usd IS NULL)
-  FROM embedmill.llm_usage_log GROUP BY 1, 2, 3, 4, 5, 6;
+-- name: fold
+-- As the leader does, until nothing is left.
+SELECT embedmill.fold_usage();
 
 -- name: budgets
 INSERT INTO embedmill.budgets (tenant_id, job_id, period, limit_usd, spent_usd)
@@ -249,7 +247,7 @@ SELECT j.tenant_id, 'job.completed', j.id, j.batch_id, '{"jobId": "x"}', now() -
 
 -- name: webhooks
 INSERT INTO embedmill.webhooks (tenant_id, url, description)
-SELECT t.id, 'https://example.com/hook/' || n, 'hook ' || n FROM embedmill.tenants t CROSS JOIN generate_series(1, 3) AS n;
+SELECT t.id, 'http://127.0.0.1:9/hook/' || n, 'hook ' || n FROM embedmill.tenants t CROSS JOIN generate_series(1, 3) AS n;
 
 -- name: deliveries
 INSERT INTO embedmill.webhook_deliveries
@@ -262,17 +260,19 @@ SELECT w.tenant_id, w.id, n, 'job.completed', '{"jobId": "x"}',
   FROM embedmill.webhooks w JOIN generate_series(1, %(deliveries)s) AS n ON w.tenant_id = %(large)s OR n < 10;
 
 -- name: alerts
-INSERT INTO embedmill.alerts (kind, tenant_id, subject, severity, message, numbers, began_at, raised_at, seen_at, resolved_at)
+INSERT INTO embedmill.alerts (kind, tenant_id, subject, severity, message, numbers, began_at, raised_at, seen_at, resolved_at,
+     told_severity, is_end_told)
 SELECT 'failure_rate', t.id, 'pipeline ' || n, 'warning', 'many items fail: look at the dead letters', '{}'::jsonb,
-       now() - n * interval '1 hour', now() - n * interval '1 hour', now(), CASE WHEN n > 5 THEN now() - n * interval '30 minutes' END
+       now() - n * interval '1 hour', now() - n * interval '1 hour', now(), CASE WHEN n > 5 THEN now() - n * interval '30 minutes' END,
+       'warning', n > 5
   FROM embedmill.tenants t CROSS JOIN generate_series(1, 500) AS n
 UNION ALL
-SELECT 'no_workers', NULL, '', 'critical', 'no worker is at work', '{}'::jsonb, now(), now(), now(), NULL;
+SELECT 'no_workers', NULL, '', 'critical', 'no worker is at work', '{}'::jsonb, now(), now(), now(), NULL, 'critical', false;
 
 -- name: audits
 INSERT INTO embedmill.audits (tenant_id, pipeline_id, record_source_id, started_at, ended_at, is_repair, findings, actor)
 SELECT s.tenant_id, s.pipeline_id, s.id, now() - n * interval '1 day', now() - n * interval '1 day', false,
-       '[{"kind": "stale", "count": 3, "mended": 0, "examples": []}]', 'crowd'
+       '[{"kind": "done_but_no_vector", "count": 3, "mended": 0, "examples": []}]', 'crowd'
   FROM embedmill.record_sources s CROSS JOIN generate_series(1, 5) AS n;
 
 -- name: audit_log

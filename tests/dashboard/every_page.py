@@ -17,7 +17,7 @@ _IDS = {
     "job": "SELECT id FROM embedmill.ingestion_jobs WHERE tenant_id = %(t)s AND status = 'completed' LIMIT 1",
     "preview": "SELECT id FROM embedmill.ingestion_jobs WHERE tenant_id = %(t)s "
     " ORDER BY status = 'chunk_preview_ready' DESC LIMIT 1",
-    "batch": "SELECT batch_id FROM embedmill.ingestion_jobs WHERE tenant_id = %(t)s LIMIT 1",
+    "batch": "SELECT batch_id FROM embedmill.ingestion_jobs WHERE tenant_id = %(t)s AND batch_id IS NOT NULL LIMIT 1",
     "table": "SELECT id FROM embedmill.record_sources WHERE tenant_id = %(t)s AND kind = 'table' LIMIT 1",
     "feed": "SELECT id FROM embedmill.record_sources WHERE tenant_id = %(t)s AND kind = 'shards' LIMIT 1",
     "source_name": "SELECT name FROM embedmill.record_sources WHERE tenant_id = %(t)s LIMIT 1",
@@ -25,11 +25,13 @@ _IDS = {
     "letter": "SELECT id FROM embedmill.dead_letters WHERE tenant_id = %(t)s AND resolved_at IS NULL LIMIT 1",
     "item": "SELECT id FROM embedmill.embedding_queue WHERE tenant_id = %(t)s AND status = 'pending' LIMIT 1",
     "ended_item": "SELECT id FROM embedmill.embedding_queue_history WHERE tenant_id = %(t)s LIMIT 1",
-    "queue_batch": "SELECT batch_id FROM embedmill.embedding_queue WHERE tenant_id = %(t)s LIMIT 1",
-    "source_id": "SELECT source_id FROM embedmill.embedding_queue WHERE tenant_id = %(t)s AND source_type = 'upload' LIMIT 1",
+    "queue_batch": "SELECT batch_id FROM embedmill.embedding_queue "
+    " WHERE tenant_id = %(t)s AND batch_id IS NOT NULL LIMIT 1",
+    "source_id": "SELECT source_id FROM embedmill.embedding_queue "
+    " WHERE tenant_id = %(t)s AND source_type = 'upload' LIMIT 1",
     "document": "SELECT id FROM embedmill.knowledge_documents WHERE tenant_id = %(t)s LIMIT 1",
     "webhook": "SELECT id FROM embedmill.webhooks WHERE tenant_id = %(t)s LIMIT 1",
-    "pipeline": "SELECT name FROM embedmill.pipelines WHERE tenant_id = %(t)s ORDER BY id LIMIT 1",
+    "pipeline": "SELECT name FROM embedmill.pipelines WHERE tenant_id = %(t)s ORDER BY name DESC LIMIT 1",
 }
 _QUESTION = "q=subject7+and+matter9"
 PAGES: Mapping[str, Sequence[str]] = {
@@ -44,7 +46,7 @@ PAGES: Mapping[str, Sequence[str]] = {
     "/documents/jobs/{job_id}": ["/documents/jobs/{job}", "/documents/jobs/{preview}"],
     "/documents/jobs/{job_id}/preview": ["/documents/jobs/{preview}/preview"],
     "/sources": ["/sources", "/sources?state=person", "/sources?page=3"],
-    "/sources/add": ["/sources/add", "/sources/add?table=public.crowd"],
+    "/sources/add": ["/sources/add", "/sources/add?table=public.crowd_2"],
     "/sources/{source_id:int}": ["/sources/{table}", "/sources/{feed}"],
     "/sources/{source_id:int}/change": ["/sources/{table}/change"],
     "/sources/{source_id:int}/remove": ["/sources/{table}/remove"],

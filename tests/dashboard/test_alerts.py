@@ -12,7 +12,8 @@ from tests.support.serving import Serving
 RAISED = """
 WITH tenant AS (SELECT (SELECT id FROM embedmill.tenants WHERE slug = %(tenant)s) AS id),
 sign AS (   -- without it the next look resolves the alert
-    INSERT INTO embedmill.alert_signs (kind, tenant_id, subject, severity, message, numbers, began_at, seen_at, is_reported)
+    INSERT INTO embedmill.alert_signs
+        (kind, tenant_id, subject, severity, message, numbers, began_at, seen_at, is_reported)
     SELECT 'stuck_queue', id, %(subject)s, 'critical', %(message)s, '{}', now(), now(), true FROM tenant)
 INSERT INTO embedmill.alerts (kind, tenant_id, subject, severity, message, began_at, raised_at, seen_at)
 SELECT 'stuck_queue', id, %(subject)s, 'critical', %(message)s, now(), now(), now() FROM tenant RETURNING id

@@ -10,7 +10,7 @@ from playwright.async_api import Page, expect
 from embedmill.access.keys import Role
 from tests.dashboard.conftest import Watch
 from tests.dashboard.looks import MOST_BYTES, assert_accessible, assert_fits, transferred_bytes
-from tests.dashboard.uploads import EXAMPLES, drop, insert_jobs, priced_pipeline
+from tests.dashboard.uploads import EXAMPLES, WORKED_MS, drop, insert_jobs, priced_pipeline
 from tests.dashboard.visiting import key_of
 from tests.support.provider import RunningProvider
 from tests.support.serving import Serving
@@ -26,6 +26,7 @@ async def test_files_that_are_chosen_appear_with_their_jobs_and_what_is_wrong_wi
     await expect(page.get_by_text("Nothing was uploaded yet")).to_be_visible()
     await assert_accessible(page)
     await page.evaluate("window.isTheSamePage = true")
+    await page.locator("#upload-pipeline").select_option("standin")
     await page.get_by_text("From a URL, metadata, a budget").click()
     await page.get_by_label("Metadata").fill("team=mill\nyear=2026")
     (tmp_path / "hostile.pdf").write_bytes(b"%PDF-1.7 this is no PDF at all")
@@ -33,15 +34,17 @@ async def test_files_that_are_chosen_appear_with_their_jobs_and_what_is_wrong_wi
     names = ["gettysburg-address.txt", "harbour-mill-price-list.xlsx"]
     chosen = [*(EXAMPLES / name for name in names), tmp_path / "hostile.pdf", tmp_path / "empty.txt"]
     await page.get_by_label("Choose files").set_input_files(chosen)
-    await expect(page.locator("[data-upload-summary]")).to_have_text("4 of 4 uploaded")
+    await expect(page.locator("[data-upload-summary]")).to_have_text("4 of 4 uploaded", timeout=WORKED_MS)
     await expect(page.get_by_role("progressbar", name="upload of hostile.pdf")).to_have_attribute(
         "value", "100"
     )
     jobs = page.locator("table.jobs tbody")
     for name in names:
-        await expect(jobs.get_by_role("row", name=name)).to_contain_text("preview ready")
-    await expect(jobs.get_by_role("row", name="hostile.pdf")).to_contain_text("The PDF is damaged or cut off")
-    await expect(jobs.get_by_role("row", name="empty.txt")).to_contain_text("failed")
+        await expect(jobs.get_by_role("row", name=name)).to_contain_text("preview ready", timeout=WORKED_MS)
+    await expect(jobs.get_by_role("row", name="hostile.pdf")).to_contain_text(
+        "The PDF is damaged or cut off", timeout=WORKED_MS
+    )
+    await expect(jobs.get_by_role("row", name="empty.txt")).to_contain_text("failed", timeout=WORKED_MS)
     assert await page.evaluate("window.isTheSamePage"), "the page was loaded again"
     await assert_accessible(page)
     await assert_fits(page)
@@ -52,6 +55,7 @@ async def test_files_that_are_chosen_appear_with_their_jobs_and_what_is_wrong_wi
     await expect(page.get_by_text("team=mill")).to_be_visible()
     # The same bytes once more: the job that they have.
     await page.goto(f"{service.address}/documents")
+    await page.locator("#upload-pipeline").select_option("standin")
     await page.get_by_label("Choose files").set_input_files(EXAMPLES / names[0])
     await expect(page.locator(".upload-state")).to_have_text("was uploaded before")
     await page.get_by_role("link", name=f"Job of {names[0]}").click()
@@ -63,10 +67,11 @@ async def test_a_file_dropped_on_the_page_is_embedded_at_once_where_that_is_chos
 ) -> None:
     await priced_pipeline(service, provider)
     await page.goto(f"{service.address}/documents")
+    await page.locator("#upload-pipeline").select_option("standin")
     await page.get_by_label("embed it at once").check()
     await drop(page, HANDBOOK.name, HANDBOOK.read_bytes())
     row = page.locator("table.jobs tbody").get_by_role("row", name="harbour-mill-employee-handbook.docx")
-    await expect(row).to_contain_text("completed")
+    await expect(row).to_contain_text("completed", timeout=WORKED_MS)
     await expect(row.get_by_role("progressbar")).to_have_attribute("value", "100")
     assert page.url == f"{service.address}/documents"
 

@@ -22,8 +22,8 @@ async def visit(client: httpx2.AsyncClient) -> str:
 
 async def jobs_of(one: Serving) -> list[tuple[object, ...]]:
     return await one.service.operator.fetch(
-        "SELECT original_name, status::text, metadata, batch_id, priority::text, auto_launch FROM embedmill.ingestion_jobs"
-        " ORDER BY original_name"
+        "SELECT original_name, status::text, metadata, batch_id, priority::text, auto_launch"
+        " FROM embedmill.ingestion_jobs ORDER BY original_name"
     )
 
 

@@ -1,4 +1,4 @@
-"""The queue in a real browser: what holds it up, jobs by filters, one job with its history and what can be done about it."""
+"""The queue in a real browser: what holds it up, jobs by filters, one job with its history, moved and retried."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_a_finished_job_tells_its_vectors_tokens_and_worker(
     await page.goto(f"{service.address}/queue?job={job['jobId']}")
     await page.locator("#jobs tbody a").click()
     await expect(page.get_by_text("Every vector that it was to make stands.")).to_be_visible()
-    await expect(page.get_by_text("test-model")).to_be_visible()
+    await expect(page.get_by_text("stand-in")).to_be_visible()
     cells = page.locator("tr[id^=attempt] td")
     assert re.fullmatch(r"\d+", await cells.nth(6).inner_text())
     assert await cells.nth(7).inner_text() == "1"

@@ -198,7 +198,7 @@ async def test_the_page_reads_sums_and_no_single_calls(
         await owner.fetch("SELECT pg_stat_force_next_flush()")
         rows = await owner.fetch(
             "SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) FROM pg_stat_user_tables "
-            "WHERE relname IN ('llm_usage_log', 'usage_hours') ORDER BY relname"
+            "WHERE relname IN ('llm_usage_log', 'usage_of_users') ORDER BY relname"
         )
         return tuple(row[0] for row in rows)
 

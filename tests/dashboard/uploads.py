@@ -1,5 +1,5 @@
-"""Uploads as tests of the pages of documents need them: a pipeline with a price, files that are dropped, files sent by a
-browser without a script. Owns making them; must not assert what a page is for."""
+"""Uploads as tests of the pages of documents need them: a pipeline with a price, files that are dropped, files sent
+without a script. Owns making them; must not assert what a page is for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 import httpx2
 from playwright.async_api import Page
 
+from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline
 from tests.support.provider import RunningProvider
 from tests.support.serving import Serving
 from tests.support.work import DIMENSIONS, stand_in_pipeline
 
+WORKED_MS = 60_000
+"""How long a page may wait for what a worker does: far longer than it takes on an idle machine."""
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 _DROP = """
 ([name, content]) => {
@@ -28,14 +31,12 @@ _DROP = """
 
 
 async def priced_pipeline(service: Serving, provider: RunningProvider) -> Pipeline:
-    """`standin` at a dollar for a million tokens, ten inputs a call, small chunks."""
-    from embedmill.core.documents import ChunkPlan
-
+    """`standin` at a dollar for a million tokens, 25 inputs a call, small chunks."""
     return await stand_in_pipeline(
         service.app,
         provider.base_url,
         dimensions=DIMENSIONS,
-        max_inputs_per_call=10,
+        max_inputs_per_call=25,
         price_per_million_tokens=1,
         chunk_plan=ChunkPlan(64, 8),
     )

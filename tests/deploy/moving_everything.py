@@ -64,9 +64,7 @@ class Story:
             await self._switch(pipeline)
 
     async def look(self) -> Samples:
-        await self._app.database.fetch(
-            "SELECT embedmill.fold_queue_changes() + embedmill.fold_usage_changes()"
-        )
+        await self._app.database.fetch("SELECT embedmill.fold_queue_changes() + embedmill.fold_usage()")
         self.snapshots.append(await scrape(self._client, self._address))
         return self.snapshots[-1]
 

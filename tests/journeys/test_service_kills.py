@@ -35,7 +35,7 @@ from tests.support.work import DIMENSIONS, app_on, missing_chunks, stand_in_pipe
 WORKERS = 2
 CALLS_IN_FLIGHT = 2
 INPUTS_PER_CALL = 10
-UPLOADS = 20
+UPLOADS = 14
 IN_FLIGHT_CALLS = WORKERS * CALLS_IN_FLIGHT
 
 
@@ -70,7 +70,7 @@ class Scene:
         async with asyncio.TaskGroup() as tasks:
             for upload in self.uploads:
                 tasks.create_task(upload.send(self.service, self.pipeline.name, self.chance))
-                await asyncio.sleep(self.chance.uniform(0.0, 0.3))
+                await asyncio.sleep(self.chance.uniform(0.0, 0.4))
 
     async def settled(self, *, seconds: float = 120) -> dict[str, str]:
         """Status by job, when all have ended. Raises AssertionError with what the service said where they do not."""

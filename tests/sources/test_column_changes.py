@@ -31,7 +31,7 @@ from tests.support.columns import (
 from tests.support.commands import CommandLine
 from tests.support.provider.handle import RunningProvider
 from tests.support.provider.vectors import vector_for
-from tests.support.work import DIMENSIONS
+from tests.support.work import DIMENSIONS, stand_in_pipeline
 
 AT_WORK = "SELECT count(*) > 0 FROM embedmill.embedding_queue WHERE status = 'processing'"
 
@@ -43,15 +43,20 @@ async def until_asked(provider: RunningProvider) -> None:
 
 
 async def test_what_is_edited_or_deleted_while_it_is_at_the_provider_ends_with_the_newer_text(
-    app: App, pipeline: Pipeline, provider: RunningProvider
+    app: App, provider: RunningProvider
 ) -> None:
+    # The call outlasts the four statements on a busy machine too, and is not given up meanwhile.
+    pipeline = await stand_in_pipeline(
+        app, provider.base_url, dimensions=DIMENSIONS, max_inputs_per_call=10, timeout_seconds=20.0
+    )
     async with user_of(app) as user:
         await user.execute(JOBS)
         a, b, c, d = await insert_jobs(user, "miller", "baker", "cook", "clerk")
         await add_column_source(app, pipeline, condition="is_active")
-        provider.configure(latency_ms=700)
+        provider.configure(latency_ms=3000)
         async with working(app):
             await until_asked(provider)
+            provider.configure(latency_ms=0)
             await user.execute("UPDATE public.jobs SET title = 'grinder' WHERE id = %s", (a,))
             await user.execute("DELETE FROM public.jobs WHERE id = %s", (b,))
             await user.execute("UPDATE public.jobs SET is_active = false WHERE id = %s", (c,))

@@ -62,7 +62,11 @@ def writers(draw: st.DrawFn) -> list[list[list[ShardEntry]]]:
     return dealt
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(dealt=writers())
 async def test_any_order_of_versions_from_several_writers_ends_with_the_newest(
     app: App, pipeline: Pipeline, dealt: list[list[list[ShardEntry]]]

@@ -97,11 +97,11 @@ async def test_sums_are_those_of_the_calls_whatever_is_folded_and_wherever_the_s
         (NOW, NOW),
     ]
     for _ in range(40):
-        since = NOW - timedelta(seconds=chance.randrange(4 * 86_400))
+        begin = NOW - timedelta(seconds=chance.randrange(4 * 86_400))
         length = timedelta(seconds=chance.choice((0, 1, 600, 1799, 1800, 1801, 7200, 86_400, 200_000)))
         if chance.random() < 0.5:
-            since = since.replace(minute=chance.choice((0, 30)), second=0)
-        spans.append((since, since + length))
+            begin = begin.replace(minute=chance.choice((0, 30)), second=0)
+        spans.append((begin, begin + length))
     for _ in range(3):
         await add_calls(owner, chance, 60)
         for since, until in spans:

@@ -1,4 +1,4 @@
-"""Calls past the ledger's retention are summed by the hour, and whoever asks what was spent gets the same answer."""
+"""Calls past the ledger's retention are summed, and whoever asks what was spent gets the same answer."""
 
 from __future__ import annotations
 
@@ -80,7 +80,13 @@ async def asked(app: App, tenant_id: int) -> list[object]:
     midnight = NOW.replace(hour=0, minute=0)
     for days in (20, 60, 90):
         since, until = midnight - timedelta(days=days), midnight - timedelta(days=days - 15)
-        summary = await summarize_usage(app.database, tenant_id, Grouping.MODEL, since=since, until=until)
+        for grouping in (Grouping.MODEL, Grouping.USER):
+            answers += facts(
+                await summarize_usage(app.database, tenant_id, grouping, since=since, until=until)
+            )
+        # Days of India begin in the middle of an hour: of the calls above all are at half past.
+        since += timedelta(minutes=30)
+        summary = await summarize_usage(app.database, tenant_id, Grouping.USER, since=since, until=until)
         answers += facts(summary)
     for statement in (
         "SELECT * FROM embedmill.generation_cost((SELECT max(id) FROM embedmill.generations))",
@@ -130,7 +136,9 @@ async def test_calls_of_one_hour_that_go_one_after_the_other_are_one_sum(
     await drop(ledger, 7)
     assert await calls_left(ledger) == 0
     assert await asked(ledger, pipeline.tenant_id) == before
-    row = await ledger.database.fetch_one("SELECT count(*), count(DISTINCT hour) FROM embedmill.usage_hours")
+    row = await ledger.database.fetch_one(
+        "SELECT count(*), count(DISTINCT half_hour) FROM embedmill.usage_of_users"
+    )
     assert row is not None
     assert row[0] < 20
     assert row[1] == 1
@@ -173,5 +181,5 @@ async def test_of_another_tenant_nobody_sees_the_sums(ledger: App, pipeline: Pip
     other = ledger.database.for_tenant(pipeline.tenant_id + 1, actor="eve")
     async with other.transaction() as connection:
         await connection.execute("SET LOCAL ROLE embedmill_service")
-        cursor = await connection.execute("SELECT count(*) FROM embedmill.usage_hours")
+        cursor = await connection.execute("SELECT count(*) FROM embedmill.usage_of_users")
         assert await cursor.fetchone() == (0,)

@@ -121,7 +121,9 @@ async def create_key(
 def assert_may_give(giver: Role, given: Role) -> None:
     """Nobody makes a key that may more than he may himself. Raises NotAllowedError."""
     if not giver.allows(given):
-        raise NotAllowedError(f"a key of role {given.value} is made by one of that role, and yours is {giver.value}")
+        raise NotAllowedError(
+            f"a key of role {given.value} is made by one of that role, and yours is {giver.value}"
+        )
 
 
 async def list_keys(database: Database, tenant: str | None = None) -> list[ApiKey]:

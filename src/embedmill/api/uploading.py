@@ -57,6 +57,7 @@ class ReceivedJobs(Wire):
 
 
 def as_sent(fields: Fields) -> Fields:
+    """The fields as the API has them already."""
     return fields
 
 

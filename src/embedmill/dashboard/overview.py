@@ -17,7 +17,7 @@ from embedmill.dashboard.pages import show
 from embedmill.dashboard.visitors import Reader, Visitor
 from embedmill.queue import standing
 from embedmill.queue.sharing import Quota, list_quotas
-from embedmill.sources.coverage import Activity, SourceCoverage, activity, overall_percent, source_coverage
+from embedmill.sources.coverage import SourceCoverage, overall_percent, source_coverage
 from embedmill.usage.budgets import tenant_budget
 
 router = APIRouter()
@@ -50,11 +50,11 @@ async def load_overview(visitor: Visitor, now: datetime) -> Mapping[str, Any]:
         "quotas": [quota for quota in await list_quotas(database, tenant_id) if _is_own(quota)],
         "workers_at_work": sum(worker.is_at_work for worker in workers),
         "troubles": await standing.latest_troubles(database, tenant_id),
-        "throughput": throughput(await activity(database, tenant_id, minutes=_MINUTES), now),
+        "throughput": throughput(await standing.minutes(database, tenant_id, last=_MINUTES), now),
     }
 
 
-def throughput(rows: list[Activity], now: datetime) -> Chart:
+def throughput(rows: list[standing.Minute], now: datetime) -> Chart:
     """Chunks embedded and refused in each of the last minutes, the one that has only begun included."""
     embedded, refused = Counter[datetime](), Counter[datetime]()
     for row in rows:

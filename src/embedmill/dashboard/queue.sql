@@ -23,18 +23,6 @@ SELECT DISTINCT p.name, w.troubles ->> g.id::text
 -- How many of the tenant's items may be worked on at a time.
 SELECT max_processing_items FROM embedmill.tenants WHERE id = %(tenant_id)s;
 
--- name: oldest
--- Since when the oldest waits that could be taken: the head of each lane.
-SELECT min(head.available_at)
-  FROM embedmill.generations g
- CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
- CROSS JOIN LATERAL (
-        SELECT q.available_at FROM embedmill.embedding_queue q
-         WHERE q.generation_id = g.id AND q.priority = lane.priority
-           AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
-         ORDER BY q.available_at, q.id LIMIT 1) head
- WHERE g.tenant_id = %(tenant_id)s;
-
 -- name: batches
 -- Batches under way: their index is leapt through, one probe for each. What is counted of each is bounded: `most` of
 -- what waits and of what has ended.
@@ -72,3 +60,7 @@ SELECT source_type, source_id FROM embedmill.knowledge_documents WHERE id = %(do
 SELECT id, actual_tokens FROM embedmill.embedding_queue WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s
 UNION ALL
 SELECT id, actual_tokens FROM embedmill.embedding_queue_history WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s;
+
+-- name: names
+-- What the documents of a page are called.
+SELECT id, name FROM embedmill.knowledge_documents WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s;

@@ -16,6 +16,7 @@ from embedmill.dashboard.pages import redirect, show
 from embedmill.dashboard.visitors import Admin, Reader, Visitor
 from embedmill.errors import EmbedmillError, NotFoundError
 from embedmill.webhooks import registry
+from embedmill.webhooks.attempts import send_test
 from embedmill.webhooks.deliveries import (
     DeliveryCursor,
     get_delivery,
@@ -23,7 +24,6 @@ from embedmill.webhooks.deliveries import (
     redeliver,
     redeliver_failed,
 )
-from embedmill.webhooks.attempts import send_test
 
 router = APIRouter(prefix="/settings/webhooks")
 _PAGE = 50

@@ -1,6 +1,6 @@
 -- name: select_jobs
 -- Ingestion jobs of a tenant, newest first, by those of the parts below that were asked for: each wish has the plan of
--- its own index.
+-- its own index. The page is found first, or joins would decide how many jobs are read.
 SELECT j.id, j.document_id, j.batch_id, p.name, d.source_type, d.source_id, coalesce(j.original_name, d.name),
        coalesce(d.media_type, j.media_type), coalesce(j.size_bytes, d.size_bytes), j.status::text, j.priority::text,
        j.total_chunks, j.embedded_chunks, j.reused_chunks, j.failed_chunks, j.total_tokens, j.paid_tokens, j.cost_usd,
@@ -17,13 +17,11 @@ SELECT j.id, j.document_id, j.batch_id, p.name, d.source_type, d.source_id, coal
                  * (j.total_chunks - j.embedded_chunks - j.failed_chunks) / (j.embedded_chunks - j.launched_chunks)
             END::double precision,
        (SELECT b.limit_usd FROM embedmill.budgets b WHERE b.job_id = j.id)
-  FROM embedmill.ingestion_jobs j
+  FROM (SELECT * FROM embedmill.ingestion_jobs j WHERE j.tenant_id = %(tenant_id)s AND {which}
+         ORDER BY j.created_at DESC, j.id DESC LIMIT %(limit)s) j
   JOIN embedmill.knowledge_documents d ON d.id = j.document_id
   JOIN embedmill.pipelines p ON p.id = j.pipeline_id
- WHERE j.tenant_id = %(tenant_id)s
-   AND {which}
- ORDER BY j.created_at DESC, j.id DESC
- LIMIT %(limit)s;
+ ORDER BY j.created_at DESC, j.id DESC;
 
 -- name: pipeline_id
 -- The number of a pipeline.

@@ -161,9 +161,8 @@ async def estimate_retry(database: Database, scope: Scope) -> RetryCost:
     """What a retry of the ended ones would cost at the most."""
     if not _reaches_ended(scope):
         return RetryCost(0, Decimal(0), 0)
-    async with database.connection() as connection:
-        cursor = await connection.execute(_complete("retryable_tokens"), _given(scope), prepare=False)
-        row = await cursor.fetchone()
+    rows = await _look(database, scope, "retryable_tokens")
+    row = rows[0] if rows else None
     tokens, cost, unpriced = row or (None, None, 0)
     return RetryCost(tokens or 0, cost if tokens else Decimal(0), unpriced)
 
@@ -257,17 +256,20 @@ def _given(scope: Scope) -> dict[str, Any]:
 
 
 async def _count(database: Database, scope: Scope, name: str) -> Matched:
-    async with database.connection() as connection:
-        cursor = await connection.execute(_complete(name), _given(scope), prepare=False)
-        rows = await cursor.fetchall()
+    rows = await _look(database, scope, name)
     examples = sorted({item_id for row in rows for item_id in row[2:]})
     return Matched({row[0]: row[1] for row in rows if row[1]}, examples)
 
 
 async def _sample(database: Database, scope: Scope, name: str, limit: int) -> list[SampledItem]:
-    async with database.connection() as connection:
-        cursor = await connection.execute(_complete(name), {**_given(scope), "limit": limit}, prepare=False)
-        return [SampledItem(*row) for row in await cursor.fetchall()]
+    return [SampledItem(*row) for row in await _look(database, scope, name, limit=limit)]
+
+
+async def _look(database: Database, scope: Scope, name: str, **more: Any) -> list[Any]:
+    async with database.transaction() as connection:
+        await connection.execute(_SQL["by_index"])
+        cursor = await connection.execute(_complete(name), {**_given(scope), **more}, prepare=False)
+        return await cursor.fetchall()
 
 
 async def _select(connection: Connection, scope: Scope, name: str, *, after: int, last_id: int) -> list[Any]:

@@ -58,12 +58,15 @@ UPDATE embedmill.embedding_queue SET available_at = now() WHERE id = ANY (%(item
 -- a failed one only while its dead letter is open (not retried or discarded yet), and a cancelled one only where
 -- such are asked for. What waits again already is left alone. A deletion that was called off stays called off.
 q.status IN ('failed', 'cancelled') AND {matching}
-   AND NOT EXISTS (SELECT FROM embedmill.embedding_queue l
-                    WHERE l.generation_id = q.generation_id AND l.source_type = q.source_type
-                      AND l.source_id = q.source_id AND l.part = q.part)
+   -- No NOT EXISTS: the planner may answer that by hashing the whole queue.
+   AND coalesce((SELECT false FROM embedmill.embedding_queue l
+                  WHERE l.document_id = q.document_id AND l.generation_id = q.generation_id AND l.part = q.part LIMIT 1), true)
+   AND coalesce((SELECT false FROM embedmill.embedding_queue l
+                  WHERE l.document_id IS NULL AND l.generation_id = q.generation_id AND l.source_type = q.source_type
+                    AND l.source_id = q.source_id AND l.part = q.part LIMIT 1), true)
    AND CASE q.status
-       WHEN 'failed' THEN %(by_id)s OR EXISTS (SELECT FROM embedmill.dead_letters d
-                                                WHERE d.item_id = q.id AND d.resolved_at IS NULL)
+       WHEN 'failed' THEN %(by_id)s OR coalesce((SELECT true FROM embedmill.dead_letters d
+                                                  WHERE d.item_id = q.id AND d.resolved_at IS NULL LIMIT 1), false)
        ELSE q.operation <> 'DELETE' AND %(cancelled_too)s END;
 
 -- name: count_retryable
@@ -149,6 +152,10 @@ SELECT id, at, actor, action, subject, old_value, new_value
   FROM embedmill.audit_log
  WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL)
  ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: by_index
+-- For the transaction of a look: a probe for each of what is few, and never a scan of all that waits.
+SELECT set_config(name, 'off', true) FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin']) AS name;
 
 -- name: sample_live
 -- A few of what a cancel would be about.

@@ -106,9 +106,20 @@ class Spent(msgspec.Struct, frozen=True):
     month_unpriced_calls: int
 
 
+class Minute(msgspec.Struct, frozen=True):
+    """Chunks that were embedded, and refused for good, in one minute."""
+
+    minute: datetime
+    embedded: int
+    unembeddable: int
+
+
 async def queue_counts(database: Database, tenant_id: int) -> QueueCounts:
     ((pending, processing, completed, failed, cancelled),) = await _read(database, "queue", tenant_id)
-    ((oldest, rate_limited, backing_off),) = await _read(database, "waiting", tenant_id)
+    async with database.transaction() as connection:
+        await connection.execute(_SQL["by_index"])
+        cursor = await connection.execute(_SQL["waiting"], {"tenant_id": tenant_id})
+        ((oldest, rate_limited, backing_off),) = await cursor.fetchall()
     return QueueCounts(
         max(pending - rate_limited, 0),
         processing,
@@ -143,6 +154,12 @@ async def latest_troubles(database: Database, tenant_id: int) -> list[Trouble]:
 async def spent(database: Database, tenant_id: int) -> Spent:
     (row,) = await _read(database, "spent", tenant_id)
     return Spent(*row)
+
+
+async def minutes(database: Database, tenant_id: int, *, last: int) -> list[Minute]:
+    """The last minutes, the one under way included; those in which nothing was done are left out."""
+    rows = await database.fetch(_SQL["throughput"], {"tenant_id": tenant_id, "minutes": last})
+    return [Minute(*row) for row in rows]
 
 
 async def _read(database: Database, name: str, tenant_id: int) -> list[tuple[Any, ...]]:

@@ -2,26 +2,16 @@
 -- Items of the tenant by status, live and within the retention: from counts, however many they are.
 SELECT pending, processing, completed, failed, cancelled FROM embedmill.count_embedding_jobs(%(tenant_id)s);
 
+-- name: by_index
+-- For the transaction of the next statement: the head of a lane is read in the order of its index, whatever row-level
+-- security makes of the estimates.
+SELECT set_config(name, 'off', true) FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) AS name;
+
 -- name: waiting
--- Of what waits: for how long the oldest that could be taken has waited (the head of each lane), and what waits for
--- a later time, counted up to a bound. One index probe for each generation and priority.
-SELECT max(extract(epoch FROM now() - head.available_at))::float8,
-       coalesce(sum(later.rate_limited), 0)::bigint, coalesce(sum(later.backing_off), 0)::bigint
-  FROM embedmill.generations g
- CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
-  LEFT JOIN LATERAL (
-        SELECT q.available_at FROM embedmill.embedding_queue q
-         WHERE q.generation_id = g.id AND q.priority = lane.priority
-           AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
-         ORDER BY q.available_at, q.id LIMIT 1) head ON true
-  LEFT JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE l.status = 'rate_limited') AS rate_limited,
-               count(*) FILTER (WHERE l.status = 'pending') AS backing_off
-          FROM (SELECT q.status FROM embedmill.embedding_queue q
-                 WHERE q.generation_id = g.id AND q.priority = lane.priority
-                   AND q.status IN ('pending', 'rate_limited') AND q.available_at > now()
-                 ORDER BY q.available_at, q.id LIMIT 10000) l) later ON true
- WHERE g.tenant_id = %(tenant_id)s;
+-- Of what waits: for how long the oldest that could be taken has waited, and what waits for a later time, counted up to
+-- a bound.
+SELECT extract(epoch FROM now() - w.oldest_at)::float8, w.rate_limited, w.backing_off
+  FROM embedmill.waiting_items(%(tenant_id)s) AS w;
 
 -- name: held_up
 -- What a person has stopped: the whole queue, or pipelines. Dead letters that nobody has dealt with, up to a bound.
@@ -64,9 +54,21 @@ SELECT e.at, e.what, e.reason, e.message
  ORDER BY e.at DESC LIMIT 10;
 
 -- name: spent
--- What was paid today and this month (UTC), from the ledger.
-SELECT coalesce(sum(total_tokens) FILTER (WHERE created_at >= date_trunc('day', now())), 0)::bigint,
-       sum(cost_usd) FILTER (WHERE created_at >= date_trunc('day', now())),
-       coalesce(sum(total_tokens), 0)::bigint, sum(cost_usd), count(*) FILTER (WHERE cost_usd IS NULL)
-  FROM embedmill.llm_usage_log
- WHERE tenant_id = %(tenant_id)s AND created_at >= date_trunc('month', now());
+-- What was paid today and this month (UTC), from the sums of half hours, however many calls these were.
+SELECT coalesce(sum(u.input_tokens + u.output_tokens) FILTER (WHERE u.half_hour >= d.day), 0)::bigint,
+       sum(u.cost_usd) FILTER (WHERE u.half_hour >= d.day),
+       coalesce(sum(u.input_tokens + u.output_tokens), 0)::bigint, sum(u.cost_usd),
+       coalesce(sum(u.unknown_cost_calls), 0)::bigint
+  FROM embedmill.usage_sums u,
+       (SELECT date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS day,
+               date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS month) d
+ WHERE u.tenant_id = %(tenant_id)s AND u.half_hour >= d.month;
+
+-- name: throughput
+-- Chunks embedded and refused in each of the last minutes, of all the tenant's sources together.
+SELECT m.minute, sum(m.embedded)::bigint, sum(m.unembeddable)::bigint
+  FROM embedmill.generations g
+  JOIN embedmill.embedding_minutes m ON m.generation_id = g.id
+ WHERE g.tenant_id = %(tenant_id)s
+   AND m.minute > date_trunc('minute', now()) - make_interval(mins => %(minutes)s)
+ GROUP BY m.minute;

@@ -43,7 +43,11 @@ GOOD = {name: make() for name, make in good.GOOD.items()}
     ),
     ending=st.sampled_from(("txt", "md", "csv", "tsv", "json", "jsonl", "")),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_any_bytes_under_a_text_name_give_clean_text_or_a_reason(
     data: bytes, ending: str, reader: Reader, tmp_path: Path
 ) -> None:

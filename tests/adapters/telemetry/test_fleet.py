@@ -20,7 +20,7 @@ INSERT INTO embedmill.llm_usage_log
 SELECT p.tenant_id, p.id, gen_random_uuid(), %(usage_type)s, 'embed', 'openai', 'm' || n, 1, 10, 5, 0.5
   FROM embedmill.pipelines p, generate_series(%(first)s::integer, %(last)s::integer) n WHERE p.name = 'standin'
 """
-_FOLD = "SELECT embedmill.fold_queue_changes() + embedmill.fold_usage_changes()"
+_FOLD = "SELECT embedmill.fold_queue_changes() + embedmill.fold_usage()"
 
 
 async def read(app: App) -> Reading:

@@ -113,14 +113,14 @@ WITH sums AS (
     SELECT CASE WHEN is_named THEN ARRAY[tenant, pipeline, usage_type, provider, model]
                 ELSE ARRAY['other', 'other', 'other', 'other', 'other'] END AS labels,
            sum(calls) AS calls, sum(failed_calls) AS failed_calls, sum(tokens) AS tokens, sum(cost_usd) AS cost_usd,
-           sum(unpriced_calls) AS unpriced_calls
+           sum(unknown_cost_calls) AS unknown_cost_calls
       FROM embedmill.usage_totals GROUP BY 1
 )
 SELECT n.metric, s.labels, n.value::float8
   FROM sums s
  CROSS JOIN LATERAL (VALUES ('usage_calls_total', s.calls), ('usage_failed_calls_total', s.failed_calls),
                             ('usage_tokens_total', s.tokens), ('usage_cost_usd_total', s.cost_usd),
-                            ('usage_unpriced_calls_total', s.unpriced_calls)) AS n (metric, value);
+                            ('usage_unpriced_calls_total', s.unknown_cost_calls)) AS n (metric, value);
 
 -- name: coverage
 -- Of the generations that are searched, from their counters.

@@ -45,7 +45,7 @@ SELECT key, default_value, default_value, kind, minimum, maximum, description
     ('cancellation_check_interval', '25', 'integer', 1, 10000,
      'chunks after which an ingest without the queue looks whether it was cancelled'),
     ('usage_retention_days', '0', 'integer', 0, 36500,
-     'how long single calls stand in the usage ledger, 32 days at least; older ones are summed by the hour; 0: for ever'),
+     'how long single calls stand in the usage ledger, 32 days at least; older ones are summed by the half hour; 0: for ever'),
     ('originals_retention_days', '0', 'integer', 0, 36500,
      'how long the original of an upload is kept after its job has ended; 0: as long as the document'),
     ('events_retention_days', '7', 'integer', 1, 36500,

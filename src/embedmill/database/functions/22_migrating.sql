@@ -31,29 +31,19 @@ BEGIN
 END
 $$;
 
--- What calls for a generation have cost, failed ones included; NULL where the price of one is not known.
+-- What calls for a generation have cost since its build began, failed ones included and searches not; NULL where the price
+-- of one is not known.
 CREATE OR REPLACE FUNCTION embedmill.generation_cost(p_generation_id integer, OUT cost_usd numeric, OUT tokens bigint)
-LANGUAGE sql STABLE AS $$
-    WITH calls AS (
-        SELECT l.cost_usd, l.total_tokens::bigint AS tokens, l.cost_usd IS NULL AS is_unknown
-          FROM embedmill.generations g
-          JOIN embedmill.llm_usage_log l
-            ON l.tenant_id = g.tenant_id AND l.created_at >= coalesce(g.build_started_at, g.created_at)
-               AND l.generation_id = g.id AND l.action = 'embed'
-         WHERE g.id = p_generation_id
-         UNION ALL
-        -- What is long ago stands summed by the hour only (56_retention.sql).
-        SELECT h.cost_usd, h.input_tokens + h.output_tokens, h.unknown_cost_calls > 0
-          FROM embedmill.generations g
-          JOIN embedmill.usage_hours h
-            ON h.tenant_id = g.tenant_id
-               AND h.hour >= date_trunc('hour', coalesce(g.build_started_at, g.created_at), 'UTC')
-               AND h.generation_id = g.id AND h.action = 'embed'
-         WHERE g.id = p_generation_id
-    )
-    SELECT CASE WHEN bool_or(c.is_unknown) IS NOT TRUE THEN coalesce(sum(c.cost_usd), 0) END,
-           coalesce(sum(c.tokens), 0)::bigint
-      FROM calls c
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    SELECT CASE WHEN u.unknown_cost_calls = 0 THEN u.cost_usd END, u.tokens
+      INTO generation_cost.cost_usd, generation_cost.tokens
+      FROM embedmill.generations g
+     CROSS JOIN LATERAL embedmill.usage_since(g.tenant_id, coalesce(g.build_started_at, g.created_at),
+                                              p_generation_id => g.id) AS u
+     WHERE g.id = p_generation_id;
+    tokens := coalesce(tokens, 0);
+END
 $$;
 
 -- One step of the walk that builds a generation: the next documents that lack something there are enqueued at low

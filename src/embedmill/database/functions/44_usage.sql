@@ -1,9 +1,10 @@
--- The usage ledger summed: by the half hour (43_usage_half_hours.sql), call by call where that does not answer the question,
--- and of calls past their retention by the hour (56_retention.sql).
+-- Questions to the usage ledger: answered by the half hour (43_usage_sums.sql), call by call where that does not tell it,
+-- and then of calls past their retention by user and half hour (56_retention.sql).
 
 -- What was used from p_since on and before p_until (NULL: unbounded), as rows to be summed: by the half hour, and call by
 -- call only where the span cuts a half hour in two; with p_by_call of all calls, whose user and session are told then. Of
--- those past their retention only the hour is known any more: it belongs to the span in which it begins, and to no session.
+-- those past their retention only the half hour is known any more: it belongs to the span in which it begins, and to no
+-- session.
 -- To be inlined: the parts that cannot apply are not read.
 CREATE OR REPLACE FUNCTION embedmill.usage_between(
     p_tenant_id integer, p_since timestamptz, p_until timestamptz, p_by_call boolean)
@@ -50,11 +51,12 @@ LANGUAGE sql STABLE AS $$
      WHERE p_by_call AND (p_tenant_id IS NULL OR l.tenant_id = p_tenant_id)
        AND (p_since IS NULL OR l.created_at >= p_since) AND (p_until IS NULL OR l.created_at < p_until)
      UNION ALL
-    SELECT h.hour, h.tenant_id, h.pipeline_id, NULL, h.user_id, h.usage_type, h.provider, h.model, h.calls, h.failed_calls,
-           h.failed_calls, h.inputs, h.input_tokens, h.output_tokens, h.latency_ms, h.cost_usd, 0, h.unknown_cost_calls
-      FROM embedmill.usage_hours h
-     WHERE p_by_call AND (p_tenant_id IS NULL OR h.tenant_id = p_tenant_id)
-       AND (p_since IS NULL OR h.hour >= p_since) AND (p_until IS NULL OR h.hour < p_until)
+    SELECT o.half_hour, o.tenant_id, nullif(o.pipeline_id, 0), NULL, o.user_id, o.usage_type, o.provider, o.model, o.calls,
+           o.failed_calls, o.charged_failed_calls, o.inputs, o.input_tokens, o.output_tokens, o.latency_ms, o.cost_usd,
+           o.failed_cost_usd, o.unknown_cost_calls
+      FROM embedmill.usage_of_users o
+     WHERE p_by_call AND (p_tenant_id IS NULL OR o.tenant_id = p_tenant_id)
+       AND (p_since IS NULL OR o.half_hour >= p_since) AND (p_until IS NULL OR o.half_hour < p_until)
 $$;
 
 -- Sums of the ledger by usage_type, model, pipeline, day, user, session or tenant, and one row of all (is_total).
@@ -114,5 +116,38 @@ BEGIN
            s.calls, s.failed_calls, s.inputs, s.input_tokens, s.output_tokens, s.total_tokens, s.cost_usd,
            s.unknown_cost_calls, s.latency_ms_average
       FROM summed s;
+END
+$$;
+
+-- What a tenant has used since a moment, of all or of one pipeline, type or generation (whose searches are not counted).
+-- A cost that nobody knows counts as nothing; of how many calls, unknown_cost_calls says. Where single calls are gone, all
+-- of the half hour that holds the moment is counted.
+CREATE OR REPLACE FUNCTION embedmill.usage_since(
+    p_tenant_id integer, p_since timestamptz, p_pipeline_id integer DEFAULT NULL, p_usage_type text DEFAULT NULL,
+    p_generation_id integer DEFAULT NULL,
+    OUT calls bigint, OUT tokens bigint, OUT cost_usd numeric, OUT unknown_cost_calls bigint)
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    WITH found AS (
+        SELECT s.calls, s.input_tokens + s.output_tokens AS tokens, coalesce(s.cost_usd, 0) AS cost_usd,
+               s.unknown_cost_calls
+          FROM embedmill.usage_sums s
+         WHERE s.tenant_id = p_tenant_id AND s.half_hour >= embedmill.half_hour_of(p_since)
+           AND (p_pipeline_id IS NULL OR s.pipeline_id = p_pipeline_id)
+           AND (p_usage_type IS NULL OR s.usage_type = p_usage_type)
+           AND (p_generation_id IS NULL OR s.generation_id = p_generation_id AND s.usage_type <> 'query')
+         UNION ALL
+        -- Less what its first half hour holds of before.
+        SELECT -1, -l.total_tokens, -coalesce(l.cost_usd, 0), -(l.cost_usd IS NULL)::integer
+          FROM embedmill.llm_usage_log l
+         WHERE l.tenant_id = p_tenant_id AND l.created_at >= embedmill.half_hour_of(p_since) AND l.created_at < p_since
+           AND (p_pipeline_id IS NULL OR l.pipeline_id = p_pipeline_id)
+           AND (p_usage_type IS NULL OR l.usage_type = p_usage_type)
+           AND (p_generation_id IS NULL OR l.generation_id = p_generation_id AND l.usage_type <> 'query')
+    )
+    SELECT coalesce(sum(f.calls), 0), coalesce(sum(f.tokens), 0), coalesce(sum(f.cost_usd), 0),
+           coalesce(sum(f.unknown_cost_calls), 0)
+      INTO usage_since.calls, usage_since.tokens, usage_since.cost_usd, usage_since.unknown_cost_calls
+      FROM found f;
 END
 $$;

@@ -17,10 +17,7 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('embedmill.budgets'), p_tenant_id);
     IF p_job_id IS NULL THEN
-        -- With what the ledger holds only as sums any more. A month's calls all stand in it (15_config.sql).
-        SELECT coalesce(sum(l.cost_usd), 0) + (embedmill.summed_usage(p_tenant_id, v_start)).cost_usd INTO v_spent
-          FROM embedmill.llm_usage_log l
-         WHERE l.tenant_id = p_tenant_id AND l.created_at >= v_start;
+        v_spent := (embedmill.usage_since(p_tenant_id, v_start)).cost_usd;
     ELSE
         IF p_period <> 'total' THEN
             RAISE EXCEPTION 'a job has one budget in all: its period is total, not %', p_period

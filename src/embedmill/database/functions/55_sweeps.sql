@@ -41,8 +41,7 @@ BEGIN
         RETURN NULL;
     END IF;
     v_outcome := CASE p_task
-        WHEN 'fold_counts' THEN embedmill.fold_queue_changes() + embedmill.fold_usage_changes() + embedmill.fold_usage()
-                                     || ' changes'
+        WHEN 'fold_counts' THEN embedmill.fold_queue_changes() + embedmill.fold_usage() || ' changes'
         WHEN 'complete_batches' THEN embedmill.complete_batches() || ' batches'
         WHEN 'sweep_budgets' THEN embedmill.sweep_budgets()::text
         WHEN 'fail_held_up' THEN embedmill.fail_held_up_items() || ' items'

@@ -2,8 +2,9 @@
 -- waits for. Days of the queue's history are dropped whole (55_sweeps.sql: clean_up), originals by the service, which
 -- has them (forget_originals).
 
--- Calls that are past the ledger's retention, summed by the hour in which they were made. Who asks what was spent gets
--- the same sums as before, by whole hours; by job no more. Returns how many rows went, p_limit at most.
+-- Calls that are past the ledger's retention: the sums hold them already (43_usage_sums.sql), but for who made them, which
+-- is kept by the half hour. Who asks what was spent gets the same answer as before; by job no more. Returns how many rows
+-- went, p_limit at most.
 CREATE OR REPLACE FUNCTION embedmill.fold_old_usage(p_before timestamptz, p_limit integer) RETURNS bigint
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
@@ -20,21 +21,26 @@ BEGIN
         DELETE FROM embedmill.llm_usage_log l WHERE l.id = ANY (ARRAY(SELECT o.id FROM oldest o))
         RETURNING l.*
     ), summed AS (
-        INSERT INTO embedmill.usage_hours AS h
-            (hour, tenant_id, pipeline_id, generation_id, user_id, usage_type, action, provider, model, calls,
-             failed_calls, inputs, input_tokens, output_tokens, latency_ms, cost_usd, unknown_cost_calls)
-        SELECT date_trunc('hour', g.created_at, 'UTC'), g.tenant_id, g.pipeline_id, g.generation_id, g.user_id,
-               g.usage_type, g.action, g.provider, g.model, count(*), count(g.error), sum(g.inputs), sum(g.input_tokens),
-               sum(g.output_tokens), sum(g.latency_ms), sum(g.cost_usd), count(*) FILTER (WHERE g.cost_usd IS NULL)
+        INSERT INTO embedmill.usage_of_users AS o
+            (tenant_id, half_hour, user_id, pipeline_id, usage_type, provider, model, calls, failed_calls,
+             charged_failed_calls, inputs, input_tokens, output_tokens, latency_ms, cost_usd, failed_cost_usd,
+             unknown_cost_calls)
+        SELECT g.tenant_id, embedmill.half_hour_of(g.created_at), g.user_id, coalesce(g.pipeline_id, 0), g.usage_type,
+               g.provider, g.model, count(*), count(g.error),
+               count(*) FILTER (WHERE g.error IS NOT NULL AND g.total_tokens > 0), sum(g.inputs), sum(g.input_tokens),
+               sum(g.output_tokens), sum(g.latency_ms), sum(g.cost_usd),
+               coalesce(sum(g.cost_usd) FILTER (WHERE g.error IS NOT NULL), 0), count(*) FILTER (WHERE g.cost_usd IS NULL)
           FROM gone g
-         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
-        ON CONFLICT (tenant_id, hour, pipeline_id, generation_id, user_id, usage_type, action, provider, model) DO UPDATE
-           SET calls = h.calls + excluded.calls, failed_calls = h.failed_calls + excluded.failed_calls,
-               inputs = h.inputs + excluded.inputs, input_tokens = h.input_tokens + excluded.input_tokens,
-               output_tokens = h.output_tokens + excluded.output_tokens, latency_ms = h.latency_ms + excluded.latency_ms,
-               cost_usd = CASE WHEN num_nulls(h.cost_usd, excluded.cost_usd) = 2 THEN NULL
-                               ELSE coalesce(h.cost_usd, 0) + coalesce(excluded.cost_usd, 0) END,
-               unknown_cost_calls = h.unknown_cost_calls + excluded.unknown_cost_calls
+         GROUP BY 1, 2, 3, 4, 5, 6, 7
+        ON CONFLICT (tenant_id, half_hour, user_id, pipeline_id, usage_type, provider, model) DO UPDATE
+           SET calls = o.calls + excluded.calls, failed_calls = o.failed_calls + excluded.failed_calls,
+               charged_failed_calls = o.charged_failed_calls + excluded.charged_failed_calls,
+               inputs = o.inputs + excluded.inputs, input_tokens = o.input_tokens + excluded.input_tokens,
+               output_tokens = o.output_tokens + excluded.output_tokens, latency_ms = o.latency_ms + excluded.latency_ms,
+               cost_usd = CASE WHEN num_nulls(o.cost_usd, excluded.cost_usd) = 2 THEN NULL
+                               ELSE coalesce(o.cost_usd, 0) + coalesce(excluded.cost_usd, 0) END,
+               failed_cost_usd = o.failed_cost_usd + excluded.failed_cost_usd,
+               unknown_cost_calls = o.unknown_cost_calls + excluded.unknown_cost_calls
     )
     SELECT count(*) INTO v_count FROM gone;
     RETURN v_count;
@@ -117,17 +123,4 @@ BEGIN
     SELECT coalesce(array_agg(h.original_key), '{}') INTO v_keys FROM held h;
     RETURN v_keys;
 END
-$$;
-
--- What is known of a tenant's calls since a moment that stand summed only: a cost that nobody knows counts as nothing. Of
--- the hour that holds the moment all is counted.
-CREATE OR REPLACE FUNCTION embedmill.summed_usage(
-    p_tenant_id integer, p_since timestamptz, p_pipeline_id integer DEFAULT NULL, p_usage_type text DEFAULT NULL,
-    OUT cost_usd numeric, OUT input_tokens bigint, OUT calls bigint)
-LANGUAGE sql STABLE AS $$
-    SELECT coalesce(sum(h.cost_usd), 0), coalesce(sum(h.input_tokens), 0)::bigint, coalesce(sum(h.calls), 0)::bigint
-      FROM embedmill.usage_hours h
-     WHERE h.tenant_id = p_tenant_id AND h.hour >= date_trunc('hour', p_since, 'UTC')
-       AND (p_pipeline_id IS NULL OR h.pipeline_id = p_pipeline_id)
-       AND (p_usage_type IS NULL OR h.usage_type = p_usage_type)
 $$;

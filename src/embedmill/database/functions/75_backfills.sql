@@ -7,22 +7,14 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT md5(format('embedmill.backfill %s %s', p_record_source_id, extract(epoch FROM p_started_at)))::uuid
 $$;
 
--- What the calls for a walk's items have cost since it began, from the ledger: its items have a usage type of their own,
--- and calls are never shared between usage types. NULL costs (an unknown price) count as nothing.
+-- What the calls for a walk's items have cost since it began: its items have a usage type of their own, and calls are never
+-- shared between usage types. NULL costs (an unknown price) count as nothing.
 CREATE OR REPLACE FUNCTION embedmill.backfill_spent(
     p_tenant_id integer, p_pipeline_id integer, p_usage_type text, p_started_at timestamptz,
     OUT cost_usd numeric, OUT tokens bigint, OUT calls bigint)
-LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
-BEGIN
-    SELECT coalesce(sum(u.cost_usd), 0), coalesce(sum(u.input_tokens), 0), count(*) INTO cost_usd, tokens, calls
-      FROM embedmill.llm_usage_log u
-     WHERE u.tenant_id = p_tenant_id AND u.created_at >= p_started_at AND u.pipeline_id = p_pipeline_id
-       AND u.usage_type = p_usage_type;
-    -- A walk that goes on for longer than single calls are kept has not forgotten what it spent.
-    SELECT s.cost_usd + backfill_spent.cost_usd, s.input_tokens + backfill_spent.tokens, s.calls + backfill_spent.calls
-      INTO cost_usd, tokens, calls
-      FROM embedmill.summed_usage(p_tenant_id, p_started_at, p_pipeline_id, p_usage_type) AS s;
-END
+LANGUAGE sql STABLE AS $$
+    SELECT u.cost_usd, u.tokens, u.calls
+      FROM embedmill.usage_since(p_tenant_id, p_started_at, p_pipeline_id, p_usage_type) AS u
 $$;
 
 -- What is left of a walk's budget: less what its calls cost and what those of its items may cost that still wait, so

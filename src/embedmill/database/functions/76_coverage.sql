@@ -1,28 +1,63 @@
 -- Coverage and activity: how complete the vectors of each source are, from counters and indexes and never by a scan of
 -- documents, chunks or vectors.
 
+-- Whether whoever calls sees this tenant: the owner sees all, others the tenant that their transaction names. For functions
+-- that read the lanes with the owner's rights: comparing a priority is not leakproof, so that under row-level security it
+-- is no key to an index, and all that waits would be read and sorted.
+CREATE OR REPLACE FUNCTION embedmill.caller_sees(p_tenant_id integer) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(embedmill.current_tenant_id() = p_tenant_id, false)
+        OR pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END,
+                       (SELECT relowner FROM pg_class WHERE oid = 'embedmill.generations'::regclass), 'MEMBER')
+$$;
+
+-- Of what waits of a tenant: since when the oldest does that could be taken (the head of each lane), and what waits for a
+-- later time, counted up to 10,000 in each lane.
+CREATE OR REPLACE FUNCTION embedmill.waiting_items(
+    p_tenant_id integer, OUT oldest_at timestamptz, OUT rate_limited bigint, OUT backing_off bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+    SELECT min(head.available_at), coalesce(sum(later.rate_limited), 0)::bigint, coalesce(sum(later.backing_off), 0)::bigint
+      FROM embedmill.generations g
+     CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
+      LEFT JOIN LATERAL (
+            SELECT q.available_at FROM embedmill.embedding_queue q
+             WHERE q.generation_id = g.id AND q.priority = lane.priority
+               AND q.status IN ('pending', 'rate_limited') AND q.available_at <= now()
+             ORDER BY q.available_at, q.id LIMIT 1) head ON true
+      LEFT JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE l.status = 'rate_limited') AS rate_limited,
+                   count(*) FILTER (WHERE l.status = 'pending') AS backing_off
+              FROM (SELECT q.status FROM embedmill.embedding_queue q
+                     WHERE q.generation_id = g.id AND q.priority = lane.priority
+                       AND q.status IN ('pending', 'rate_limited') AND q.available_at > now()
+                     ORDER BY q.available_at, q.id LIMIT 10000) l) later ON true
+     WHERE g.tenant_id = p_tenant_id AND (SELECT embedmill.caller_sees(p_tenant_id))
+$$;
+
 -- How much a source has of what waits to be read: rows (counted from up to 1,000 notes of changes), and since when the
 -- oldest does.
 CREATE OR REPLACE FUNCTION embedmill.unread_changes(p_record_source_id integer, OUT rows bigint, OUT since timestamptz)
-LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+LANGUAGE sql STABLE STRICT SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
     SELECT coalesce(sum(cardinality(c.keys)), 0), min(c.changed_at)
       FROM (SELECT r.keys, r.changed_at FROM embedmill.record_changes r
              WHERE r.record_source_id = p_record_source_id ORDER BY r.id LIMIT 1000) c
 $$;
 
--- What of a generation waits in the queue: how many items (10,000 of each lane are counted), and of the oldest 200 of
+-- What of a generation waits in the queue: how many items (10,000 of each lane are counted), and of the oldest 100 of
 -- each lane since when, by the source of records that they are of.
 CREATE OR REPLACE FUNCTION embedmill.oldest_items(p_generation_id integer)
 RETURNS TABLE (record_source_id integer, since timestamptz)
-LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+    SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     SELECT coalesce(d.record_source_id, 0), min(h.created_at)
       FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
      CROSS JOIN LATERAL (
         SELECT q.document_id, q.created_at FROM embedmill.embedding_queue q
          WHERE q.generation_id = p_generation_id AND q.priority = lane.priority
            AND q.status IN ('pending', 'rate_limited')
-         ORDER BY q.available_at, q.id LIMIT 200) h
+         ORDER BY q.available_at, q.id LIMIT 100) h
       LEFT JOIN embedmill.knowledge_documents d ON d.id = h.document_id
+     WHERE (SELECT embedmill.caller_sees(g.tenant_id) FROM embedmill.generations g WHERE g.id = p_generation_id)
      GROUP BY 1
 $$;
 
@@ -30,7 +65,7 @@ $$;
 -- index entries as there are of these.
 CREATE OR REPLACE FUNCTION embedmill.unembeddable_reasons(
     p_record_source_id integer, p_pipeline_id integer, p_chunk_set integer, OUT reasons jsonb, OUT documents bigint)
-LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE STRICT SET enable_seqscan = off AS $$
     WITH unreadable AS (
         SELECT d.error_reason AS reason, count(*) AS number FROM embedmill.knowledge_documents d
          WHERE d.record_source_id = p_record_source_id AND d.error_reason IS NOT NULL
@@ -65,7 +100,8 @@ RETURNS TABLE (
     chunks bigint, embedded bigint, unembeddable jsonb, failed bigint, waiting_rows bigint, waiting_chunks bigint,
     stale_seconds double precision, percent double precision, chunks_per_minute double precision,
     eta_seconds double precision, binds text, trouble text)
-LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
+    SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE
     v record;
@@ -74,9 +110,15 @@ DECLARE
     v_missing boolean;
     v_quota_key text;
     v_quota record;
+    v_generation_id integer;
+    v_average_tokens double precision;
     v_quota_eta double precision;
     v_backfill_eta double precision;
 BEGIN
+    -- With the owner's rights, for which policies need not be checked row by row: so whose rows they are is checked here.
+    IF NOT embedmill.caller_sees(p_tenant_id) THEN
+        RETURN;
+    END IF;
     FOR v IN
         WITH letters AS (
             SELECT coalesce(d.record_source_id, 0) AS source, o.generation_id, count(*) AS failed
@@ -93,12 +135,19 @@ BEGIN
              WHERE p.tenant_id = p_tenant_id
             UNION ALL
             SELECT p.id, 0 FROM embedmill.pipelines p WHERE p.tenant_id = p_tenant_id
+        ), heads AS MATERIALIZED (
+            -- Once for each generation, and not for each of its hundreds of sources.
+            SELECT g.id AS generation_id, i.record_source_id, i.since
+              FROM embedmill.pipelines p
+              JOIN embedmill.generations g ON g.id = p.current_generation_id
+             CROSS JOIN LATERAL embedmill.oldest_items(g.id) AS i
+             WHERE p.tenant_id = p_tenant_id
         )
         SELECT p.name AS pipeline, w.source, s.kind, s.name, s.rows, coalesce(s.documents, 0) AS read_rows, s.trouble,
                s.paused_at IS NOT NULL OR p.paused_at IS NOT NULL AS is_paused, p.quota_key, g.id AS generation_id,
                coalesce(k.chunks, 0) AS chunks, coalesce(k.embedded, 0) AS embedded,
-               coalesce(k.unembeddable, 0) AS refused, u.reasons, u.documents AS unreadable,
-               coalesce(l.failed, 0) AS failed, c.rows AS changed, c.since AS changed_since, o.since AS waiting_since,
+               coalesce(k.unembeddable, 0) AS refused, coalesce(u.reasons, '{}'::jsonb) AS reasons,
+               coalesce(l.failed, 0) AS failed, coalesce(c.rows, 0) AS changed, c.since AS changed_since, o.since AS waiting_since,
                b.started_at IS NOT NULL AND b.ended_at IS NULL AS is_walking, b.rows_per_second, b.batch_size,
                b.delay_seconds, b.end_reason,
                (SELECT sum(m.embedded) / 5.0 FROM embedmill.embedding_minutes m
@@ -111,9 +160,17 @@ BEGIN
           LEFT JOIN embedmill.coverage_counters k ON k.generation_id = g.id AND k.record_source_id = w.source
           LEFT JOIN embedmill.backfills b ON b.record_source_id = w.source
           LEFT JOIN letters l ON l.source = w.source AND l.generation_id = g.id
-          LEFT JOIN LATERAL embedmill.oldest_items(g.id) AS o ON o.record_source_id = w.source
-         CROSS JOIN LATERAL embedmill.unread_changes(w.source) AS c
-         CROSS JOIN LATERAL embedmill.unembeddable_reasons(w.source, p.id, g.chunk_set) AS u
+          LEFT JOIN heads o ON o.generation_id = g.id AND o.record_source_id = w.source
+         -- Of most sources nothing waits to be read, and nothing was refused. One probe says so, and the function, which
+         -- is strict, is not called.
+         CROSS JOIN LATERAL embedmill.unread_changes(
+                CASE WHEN EXISTS (SELECT FROM embedmill.record_changes r WHERE r.record_source_id = w.source)
+                     THEN w.source END) AS c
+         CROSS JOIN LATERAL embedmill.unembeddable_reasons(
+                CASE WHEN w.source = 0 OR k.unembeddable > 0
+                       OR EXISTS (SELECT FROM embedmill.knowledge_documents r
+                                   WHERE r.record_source_id = w.source AND r.error_reason IS NOT NULL)
+                     THEN w.source END, p.id, g.chunk_set) AS u
          ORDER BY p.id, w.source
     LOOP
         pipeline := v.pipeline;
@@ -152,7 +209,11 @@ BEGIN
         END IF;
         IF v_quota.tokens_per_minute IS NOT NULL THEN
             -- Tokens of what is left, by what the tenant's items wait for on the average.
-            v_quota_eta := v_left * embedmill.average_tokens(v.generation_id) / v_quota.tokens_per_minute * 60
+            IF v.generation_id IS DISTINCT FROM v_generation_id THEN
+                v_generation_id := v.generation_id;
+                v_average_tokens := embedmill.average_tokens(v_generation_id);
+            END IF;
+            v_quota_eta := v_left * v_average_tokens / v_quota.tokens_per_minute * 60
                            + v_quota.cooling_seconds;
         END IF;
         v_backfill_eta := CASE WHEN v.is_walking AND unread_rows > 0
@@ -189,7 +250,8 @@ $$;
 -- How many tokens a chunk of what waits has, from the items at the head of each lane; what a plan allows where none
 -- waits.
 CREATE OR REPLACE FUNCTION embedmill.average_tokens(p_generation_id integer) RETURNS double precision
-LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+    SET enable_bitmapscan = off AS $$
     SELECT coalesce(
         (SELECT sum(h.estimated_tokens)::double precision / nullif(sum(h.chunks), 0)
            FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
@@ -200,6 +262,7 @@ LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
                 AND q.status IN ('pending', 'rate_limited')
               ORDER BY q.available_at, q.id LIMIT 100) h),
         (SELECT g.chunk_tokens FROM embedmill.generations g WHERE g.id = p_generation_id))
+     WHERE (SELECT embedmill.caller_sees(g.tenant_id) FROM embedmill.generations g WHERE g.id = p_generation_id)
 $$;
 
 -- What was embedded and refused in each of the last minutes, by pipeline and source; minutes without any are left out.
@@ -218,4 +281,18 @@ LANGUAGE sql STABLE SET enable_seqscan = off AS $$
      GROUP BY m.minute, p.id, p.name, m.record_source_id, s.name
     HAVING sum(m.embedded) + sum(m.unembeddable) > 0
      ORDER BY m.minute, p.id, m.record_source_id
+$$;
+
+-- What runs as its owner is for those who have a tenant, and answers them for that one (caller_sees).
+REVOKE ALL ON FUNCTION embedmill.waiting_items(integer), embedmill.oldest_items(integer),
+    embedmill.source_coverage(integer), embedmill.average_tokens(integer) FROM PUBLIC;
+DO $$
+DECLARE
+    v_role text;
+BEGIN
+    FOR v_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('embedmill_service', 'embedmill_reader') LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embedmill.waiting_items(integer), embedmill.oldest_items(integer),'
+                       ' embedmill.source_coverage(integer), embedmill.average_tokens(integer) TO %I', v_role);
+    END LOOP;
+END
 $$;

@@ -67,63 +67,12 @@ CREATE INDEX coverage_samples_age ON embedmill.coverage_samples (sampled_at);
 CREATE INDEX ingestion_jobs_parked ON embedmill.ingestion_jobs (tenant_id)
     WHERE paused_reason = 'budget' AND status = 'embedding_in_progress';
 
--- (retention) Old rows of the ledger, summed by the hour: what was spent is known also when the single calls are gone.
-CREATE TABLE embedmill.usage_hours (
-    hour                timestamptz NOT NULL,
-    tenant_id           integer NOT NULL,
-    pipeline_id         integer,
-    generation_id       integer,
-    user_id             text,
-    usage_type          text NOT NULL,
-    action              text NOT NULL,
-    provider            text NOT NULL,
-    model               text NOT NULL,
-    calls               bigint NOT NULL,
-    failed_calls        bigint NOT NULL,
-    inputs              bigint NOT NULL,
-    input_tokens        bigint NOT NULL,
-    output_tokens       bigint NOT NULL,
-    latency_ms          bigint NOT NULL,          -- of all of them together
-    cost_usd            numeric,                  -- of those whose cost is known; NULL: of none
-    unknown_cost_calls  bigint NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (tenant_id, hour, pipeline_id, generation_id, user_id, usage_type, action, provider, model)
-) WITH (fillfactor = 80);
-
 -- (retention) The original of an upload may go before its document does.
 ALTER TABLE embedmill.ingestion_jobs ADD COLUMN original_dropped_at timestamptz;
 CREATE INDEX ingestion_jobs_original_age ON embedmill.ingestion_jobs (completed_at) WHERE original_key IS NOT NULL;
 CREATE INDEX dead_letters_resolved ON embedmill.dead_letters (resolved_at) WHERE resolved_at IS NOT NULL;
 
--- (metrics) Counters that never go back, whatever retention drops: appended with the call, folded by the leader
--- (functions/44_usage_totals.sql), as items are (25_counting.sql).
-CREATE TABLE embedmill.usage_changes (
-    tenant_id       integer NOT NULL,
-    pipeline_id     integer NOT NULL,             -- 0: of none
-    usage_type      text NOT NULL,                -- backfills of all sources together
-    provider        text NOT NULL,
-    model           text NOT NULL,
-    calls           bigint NOT NULL,
-    failed_calls    bigint NOT NULL,
-    tokens          bigint NOT NULL,
-    cost_usd        numeric NOT NULL,             -- of the calls whose price is known
-    unpriced_calls  bigint NOT NULL
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-CREATE TABLE embedmill.usage_totals (
-    tenant_id       integer NOT NULL,
-    pipeline_id     integer NOT NULL,
-    usage_type      text NOT NULL,
-    provider        text NOT NULL,
-    model           text NOT NULL,
-    tenant          text NOT NULL,                -- as it was called first: metrics keep it
-    pipeline        text NOT NULL,
-    is_named        boolean NOT NULL,             -- decided once: a counter must not move between names
-    calls           bigint NOT NULL,
-    failed_calls    bigint NOT NULL,
-    tokens          bigint NOT NULL,
-    cost_usd        numeric NOT NULL,
-    unpriced_calls  bigint NOT NULL,
-    PRIMARY KEY (tenant_id, pipeline_id, usage_type, provider, model)
-) WITH (fillfactor = 50);
+-- (metrics) Items that ended, ever: counters that never go back, whatever retention drops (25_counting.sql).
 CREATE TABLE embedmill.ended_totals (
     tenant_id  integer NOT NULL,
     status     text NOT NULL,
@@ -133,19 +82,19 @@ CREATE TABLE embedmill.ended_totals (
 INSERT INTO embedmill.ended_totals (tenant_id, status, items)
 SELECT tenant_id, status, sum(items) FROM embedmill.queue_counts
  WHERE status IN ('completed', 'failed', 'cancelled') GROUP BY tenant_id, status;
-INSERT INTO embedmill.usage_changes
-SELECT tenant_id, coalesce(pipeline_id, 0), split_part(usage_type, ':', 1), provider, model, count(*), count(error),
-       coalesce(sum(total_tokens), 0), coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL)
-  FROM embedmill.llm_usage_log GROUP BY 1, 2, 3, 4, 5;
 
--- (usage) What calls counted and cost, by the half hour in which they were made: exact and current, also of calls that
--- retention has dropped one by one. Half hours, because days of nearly all time zones are made of whole ones of UTC's.
--- Appended to usage_unfolded with the call, folded by the leader (functions/43_usage_half_hours.sql).
-LOCK TABLE embedmill.llm_usage_log IN SHARE ROW EXCLUSIVE MODE;    -- no call slips in before the trigger stands
+-- (usage) What calls counted and cost. Each appends one row to usage_unfolded with its row of the ledger; the leader folds
+-- it, once, into usage_half_hours and usage_totals (functions/43_usage_sums.sql). A call of the past is summed here, and
+-- the trigger stands from here on: no call is missed, and none counted twice.
+LOCK TABLE embedmill.llm_usage_log IN SHARE ROW EXCLUSIVE MODE;
+
+-- (usage) By the half hour in which they were made: exact and current, also of calls that retention has dropped one by
+-- one. Half hours, because days of nearly all time zones are made of whole ones of UTC's.
 CREATE TABLE embedmill.usage_half_hours (
     tenant_id             integer NOT NULL,
     half_hour             timestamptz NOT NULL,
     pipeline_id           integer NOT NULL,         -- 0: of none
+    generation_id         integer NOT NULL,         -- 0: of none; a search's is the one that it reads
     usage_type            text NOT NULL,
     provider              text NOT NULL,
     model                 text NOT NULL,
@@ -159,17 +108,96 @@ CREATE TABLE embedmill.usage_half_hours (
     cost_usd              numeric,                  -- of those whose cost is known; NULL: of none
     failed_cost_usd       numeric NOT NULL,         -- of the failed ones among them
     unknown_cost_calls    bigint NOT NULL,
-    PRIMARY KEY (tenant_id, half_hour, pipeline_id, usage_type, provider, model)
+    PRIMARY KEY (tenant_id, half_hour, pipeline_id, generation_id, usage_type, provider, model)
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_half_hours_time ON embedmill.usage_half_hours (half_hour);
+
+-- (usage) What was not folded yet.
 CREATE TABLE embedmill.usage_unfolded (LIKE embedmill.usage_half_hours)
     WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- (metrics) What was ever used, for metrics: counters that never go back, under names that stay.
+CREATE TABLE embedmill.usage_totals (
+    tenant_id           integer NOT NULL,
+    pipeline_id         integer NOT NULL,           -- 0: of none
+    usage_type          text NOT NULL,              -- backfills of all sources together
+    provider            text NOT NULL,
+    model               text NOT NULL,
+    tenant              text NOT NULL,              -- as it was called first: metrics keep it
+    pipeline            text NOT NULL,
+    is_named            boolean NOT NULL,           -- decided once: a counter must not move between names
+    calls               bigint NOT NULL,
+    failed_calls        bigint NOT NULL,
+    tokens              bigint NOT NULL,
+    cost_usd            numeric NOT NULL,           -- of the calls whose cost is known
+    unknown_cost_calls  bigint NOT NULL,
+    PRIMARY KEY (tenant_id, pipeline_id, usage_type, provider, model)
+) WITH (fillfactor = 50);
+
+-- (usage) By user, and only of calls that retention has dropped one by one (functions/56_retention.sql: fold_old_usage):
+-- who made them is the one thing that half hours do not tell, since users are without number, and the calls themselves
+-- tell it while they stand in the ledger.
+CREATE TABLE embedmill.usage_of_users (
+    tenant_id             integer NOT NULL,
+    half_hour             timestamptz NOT NULL,
+    user_id               text,
+    pipeline_id           integer NOT NULL,         -- 0: of none
+    usage_type            text NOT NULL,
+    provider              text NOT NULL,
+    model                 text NOT NULL,
+    calls                 bigint NOT NULL,
+    failed_calls          bigint NOT NULL,
+    charged_failed_calls  bigint NOT NULL,
+    inputs                bigint NOT NULL,
+    input_tokens          bigint NOT NULL,
+    output_tokens         bigint NOT NULL,
+    latency_ms            bigint NOT NULL,
+    cost_usd              numeric,
+    failed_cost_usd       numeric NOT NULL,
+    unknown_cost_calls    bigint NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (tenant_id, half_hour, user_id, pipeline_id, usage_type, provider, model)
+) WITH (fillfactor = 80);
+
 INSERT INTO embedmill.usage_half_hours
-SELECT tenant_id, date_bin('30 minutes', created_at, '2000-01-01 00:00+00'), coalesce(pipeline_id, 0), usage_type, provider,
-       model, count(*), count(error), count(*) FILTER (WHERE error IS NOT NULL AND total_tokens > 0), sum(inputs),
-       sum(input_tokens), sum(output_tokens), sum(latency_ms), sum(cost_usd),
-       coalesce(sum(cost_usd) FILTER (WHERE error IS NOT NULL), 0), count(*) FILTER (WHERE cost_usd IS NULL)
-  FROM embedmill.llm_usage_log GROUP BY 1, 2, 3, 4, 5, 6;
+    (tenant_id, half_hour, pipeline_id, generation_id, usage_type, provider, model, calls, failed_calls,
+     charged_failed_calls, inputs, input_tokens, output_tokens, latency_ms, cost_usd, failed_cost_usd, unknown_cost_calls)
+SELECT tenant_id, date_bin('30 minutes', created_at, '2000-01-01 00:00+00'), coalesce(pipeline_id, 0),
+       coalesce(generation_id, 0), usage_type, provider, model, count(*), count(error),
+       count(*) FILTER (WHERE error IS NOT NULL AND total_tokens > 0), sum(inputs), sum(input_tokens), sum(output_tokens),
+       sum(latency_ms), sum(cost_usd), coalesce(sum(cost_usd) FILTER (WHERE error IS NOT NULL), 0),
+       count(*) FILTER (WHERE cost_usd IS NULL)
+  FROM embedmill.llm_usage_log GROUP BY 1, 2, 3, 4, 5, 6, 7;
+INSERT INTO embedmill.usage_totals
+    (tenant_id, pipeline_id, usage_type, provider, model, tenant, pipeline, is_named, calls, failed_calls, tokens, cost_usd,
+     unknown_cost_calls)
+SELECT s.tenant_id, s.pipeline_id, s.usage_type, s.provider, s.model, coalesce(t.slug, 'deleted'),
+       coalesce(p.name, 'none'),
+       row_number() OVER (ORDER BY s.tokens DESC, s.tenant_id, s.pipeline_id, s.usage_type, s.provider, s.model) <= 300,
+       s.calls, s.failed_calls, s.tokens, s.cost_usd, s.unknown_cost_calls
+  FROM (SELECT tenant_id, pipeline_id, split_part(usage_type, ':', 1) AS usage_type, provider, model, sum(calls) AS calls,
+               sum(failed_calls) AS failed_calls, sum(input_tokens + output_tokens) AS tokens,
+               coalesce(sum(cost_usd), 0) AS cost_usd, sum(unknown_cost_calls) AS unknown_cost_calls
+          FROM embedmill.usage_half_hours GROUP BY 1, 2, 3, 4, 5) s
+  LEFT JOIN embedmill.tenants t ON t.id = s.tenant_id
+  LEFT JOIN embedmill.pipelines p ON p.id = s.pipeline_id;
+
+-- (usage) From now on, and not only when the functions come: this migration is committed before them.
+CREATE FUNCTION embedmill.usage_appended() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO embedmill.usage_unfolded
+        (tenant_id, half_hour, pipeline_id, generation_id, usage_type, provider, model, calls, failed_calls,
+         charged_failed_calls, inputs, input_tokens, output_tokens, latency_ms, cost_usd, failed_cost_usd, unknown_cost_calls)
+    VALUES (new.tenant_id, date_bin('30 minutes', new.created_at, '2000-01-01 00:00+00'), coalesce(new.pipeline_id, 0),
+            coalesce(new.generation_id, 0), new.usage_type, new.provider, new.model, 1, (new.error IS NOT NULL)::integer,
+            (new.error IS NOT NULL AND new.input_tokens + new.output_tokens > 0)::integer, new.inputs, new.input_tokens,
+            new.output_tokens, new.latency_ms, new.cost_usd,
+            CASE WHEN new.error IS NOT NULL THEN coalesce(new.cost_usd, 0) ELSE 0 END, (new.cost_usd IS NULL)::integer);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER usage_appended AFTER INSERT ON embedmill.llm_usage_log
+    FOR EACH ROW EXECUTE FUNCTION embedmill.usage_appended();
 
 -- (documents) The pages of documents: jobs of one pipeline or one status, newest first; what is open of one document.
 -- Whoever retries a job looks for its letters in the same way. The status stands in the index's condition: under
