@@ -36,6 +36,7 @@ async def test_a_batch_is_launched_cancelled_resumed_and_retried_as_one(
 
     await assert_figure("At the preview", "3")
     await assert_figure("Failed", "1")
+    await assert_figure("Cost so far", "$0.00")  # the file that could not be read has cost nothing
     await assert_accessible(page)
     await assert_fits(page)
     await page.set_viewport_size({"width": 1440, "height": 900})

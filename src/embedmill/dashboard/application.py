@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from importlib.resources import files
 
+import psycopg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -149,6 +150,7 @@ def _install_errors(dashboard: FastAPI) -> None:
         RequestValidationError: _answer_invalid,
         InvalidCursorError: _answer_cursor,
         **dict.fromkeys(AWAY, _answer_away),
+        psycopg.DataError: _answer_data,
         ClientDisconnect: _answer_nobody,
         Exception: _answer_unexpected,
     }
@@ -184,6 +186,8 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     found = error.errors()
+    if found and found[0]["loc"][0] == "path":
+        return _page(request, 404, "there is no such page")
     name = ".".join(str(part) for part in found[0]["loc"][1:]) if found else ""
     return _page(request, 422, f"{name}: {found[0]['msg']}" if found else "the address cannot be read")
 
@@ -192,6 +196,11 @@ async def _answer_cursor(request: Request, _: Exception) -> Response:
     return _page(
         request, 422, "this address names a place in a list that does not exist: begin at its first page"
     )
+
+
+async def _answer_data(request: Request, _: Exception) -> Response:
+    """A value that PostgreSQL cannot hold, such as a NUL character or a number beyond its type."""
+    return _page(request, 422, "a value in this address or form cannot be stored")
 
 
 async def _answer_away(request: Request, error: Exception) -> Response:

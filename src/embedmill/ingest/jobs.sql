@@ -117,14 +117,15 @@ UPDATE embedmill.embedding_queue q SET priority = %(priority)s::embedmill.queue_
  WHERE j.id = %(job_id)s AND q.document_id = j.document_id AND q.job_id = j.id AND q.status <> 'processing';
 
 -- name: select_batch
--- The jobs of a batch, summed.
+-- The jobs of a batch, summed. The cost is unknown where tokens were paid for at a price that is; a job that never came
+-- so far costs nothing.
 SELECT count(*), count(*) FILTER (WHERE status IN ('staged', 'parsing')),
        count(*) FILTER (WHERE status = 'chunk_preview_ready'),
        count(*) FILTER (WHERE status = 'embedding_in_progress'), count(*) FILTER (WHERE status = 'completed'),
        count(*) FILTER (WHERE status = 'failed'), count(*) FILTER (WHERE status = 'cancelled'),
        coalesce(sum(total_chunks), 0)::bigint, coalesce(sum(embedded_chunks), 0)::bigint,
        coalesce(sum(failed_chunks), 0)::bigint, coalesce(sum(paid_tokens), 0)::bigint,
-       CASE WHEN count(*) = count(cost_usd) THEN sum(cost_usd) END, min(created_at), max(completed_at)
+       CASE WHEN NOT bool_or(paid_tokens > 0 AND cost_usd IS NULL) THEN coalesce(sum(cost_usd), 0) END, min(created_at), max(completed_at)
   FROM embedmill.ingestion_jobs WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s;
 
 -- name: batch_jobs
