@@ -189,7 +189,8 @@ async def test_what_cannot_be_is_refused(
 
 def test_each_role_may_what_those_before_it_may() -> None:
     assert [[role.allows(needed) for needed in Role] for role in Role] == [
-        [True, False, False],
-        [True, True, False],
-        [True, True, True],
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+        [True, True, True, True],
     ]

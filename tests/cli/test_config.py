@@ -54,7 +54,7 @@ def test_weights_are_set_as_json(command: CommandLine) -> None:
         (["config", "set", "batch_size", "0"], 1, "a whole number from 1 to 10000"),
         (["config", "set", "batch_size", "many"], 1, "a whole number from 1 to 10000"),
         (["config", "set", "queue_enabled", "yes"], 1, "it is true or false"),
-        (["config", "set", "nobody", "1"], 1, "there is no setting nobody; there are: api_quota_per_minute"),
+        (["config", "set", "nobody", "1"], 1, "there is no setting nobody; there are: alert_after_seconds, "),
         (["config", "get", "nobody"], 1, "there is no setting 'nobody'; there are"),
         (["config", "set", "min_concurrent_workers", "9"], 1, "set the other one first"),
         (["config", "reset"], 2, "say --all"),

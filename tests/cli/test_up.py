@@ -68,7 +68,7 @@ def test_the_service_answers_without_keys_and_ends_in_order(command: CommandLine
     with up(command, "--no-workers") as service:
         assert get(f"{service.address}/healthz").json() == {"status": "ok"}
         assert get(f"{service.address}/readyz").json()["status"] == "ready"
-        assert get(f"{service.address}/api/v1/whoami").json()["role"] == "admin"
+        assert get(f"{service.address}/api/v1/whoami").json()["role"] == "operator"
         foreign = get(f"{service.address}/api/v1/whoami", Host="evil.example")
         assert foreign.json()["code"] == "not_allowed", "a name that leads here is not this machine"
         status, said = service.end()

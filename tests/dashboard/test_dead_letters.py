@@ -153,8 +153,8 @@ async def test_nonsense_in_an_address_is_answered_in_words(
             assert (await client.get(LETTERS + query)).status_code == 200, query
         for path, status in (
             (f"{LETTERS}?after=zzz", 422),
-            (f"{LETTERS}/0", 422),
-            (f"{LETTERS}/99999999999999999999999", 422),
+            (f"{LETTERS}/0", 404),
+            (f"{LETTERS}/99999999999999999999999", 404),
             (f"{LETTERS}/12345", 404),
             (f"{LETTERS}/bulk?act=eat", 422),
             (f"{LETTERS}/bulk?act=retry&pipeline=nobody", 404),

@@ -110,6 +110,6 @@ async def test_addresses_that_lead_nowhere_are_answered_and_never_fail(
         assert f'id="chunk-{last}"' in (await client.get(f"{address}/preview?chunk={last}")).text
         assert (await client.get("/documents?after=nonsense")).status_code == 422
         assert (await client.get("/documents?status=none&pipeline=%00")).status_code in {200, 422}
-        assert (await client.get("/documents/jobs/none")).status_code == 422
+        assert (await client.get("/documents/jobs/none")).status_code == 404
         assert (await client.get(f"/documents/{job['jobId']}")).headers["location"] == address
         assert (await client.post(f"{address}/launch")).status_code == 403

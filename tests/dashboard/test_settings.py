@@ -218,4 +218,4 @@ async def test_another_tenants_webhook_is_not_there(idle_service: Serving) -> No
             answer = await client.post(f"/settings/webhooks/{webhook_id}/{act}", data={"form_token": token})
             assert answer.status_code == 404, act
         assert (await client.get("/settings/webhooks?after=zzz")).status_code == 200
-    assert len(await operator.fetch("SELECT FROM embedmill.webhooks")) == 1
+    assert len(await operator.fetch("SELECT id FROM embedmill.webhooks")) == 1

@@ -103,8 +103,40 @@ async def test_many_at_once_each_get_their_own_answer(connection: AskedConnectio
     assert answers == [[(n,)] for n in range(50)]
 
 
-async def test_cancelled_it_ends_the_connection_and_not_the_next_answer(connection: AskedConnection) -> None:
+async def test_cancelled_it_answers_the_next_question_and_not_the_last(connection: AskedConnection) -> None:
     """The late answer would be taken for that to the next question."""
+    for seconds in (0.0, 0.001, 0.05):
+        task = asyncio.create_task(connection.ask("SELECT 'late' FROM pg_sleep(60)", {}))
+        await asyncio.sleep(seconds)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await connection.ask("SELECT 'next'", {}) == [("next",)]
+
+
+async def test_cancelled_within_a_transaction_it_leaves_none_open(connection: AskedConnection) -> None:
+    await connection.execute("CREATE TEMP TABLE notes (id int)")
+
+    async def write() -> None:
+        async with connection.transaction():
+            await connection.ask("INSERT INTO notes VALUES (%(id)s)", {"id": 1})
+            await connection.ask("SELECT pg_sleep(60)", {})
+
+    task = asyncio.create_task(write())
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await connection.ask("SELECT count(*) FROM notes", {}) == [(0,)]
+
+
+async def test_cancelled_where_the_server_is_deaf_it_ends_the_connection(
+    connection: AskedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unheard(*, timeout: float) -> None:  # noqa: ASYNC109 - as psycopg has it
+        raise psycopg.errors.CancellationTimeout("nobody hears")
+
+    monkeypatch.setattr(connection, "cancel_safe", unheard)
     task = asyncio.create_task(connection.ask("SELECT 'late' FROM pg_sleep(60)", {}))
     await asyncio.sleep(0.05)
     task.cancel()

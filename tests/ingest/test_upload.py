@@ -42,7 +42,8 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def stand_in_the_way_of(folder: Path) -> None:
-    folder.parent.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.rmdir()
     folder.write_bytes(b"not a folder")
 
 

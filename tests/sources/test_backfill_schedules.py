@@ -104,5 +104,5 @@ async def test_minutes_are_kept_for_a_week(app: App, pipeline: Pipeline, provide
         "SELECT date_trunc('minute', now()) - n * interval '1 day', %s, 1, 1 FROM unnest(ARRAY[1, 6, 8]) AS n",
         (pipeline.generation.id,),
     )
-    await app.database.fetch("SELECT embedmill.clean_up()")
+    await app.database.fetch("SELECT embedmill.drop_expired()")
     assert await app.database.fetch("SELECT count(*) FROM embedmill.embedding_minutes") == [(2,)]

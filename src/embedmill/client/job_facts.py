@@ -66,4 +66,5 @@ class JobFacts:
     launched_at = Fact(lambda job: job.launched_at)
     updated_at = Fact(lambda job: job.updated_at)
     completed_at = Fact(lambda job: job.completed_at)
+    original_dropped_at = Fact(lambda job: job.original_dropped_at)
     has_ended = Fact(lambda job: job.has_ended)

@@ -15,6 +15,7 @@ from psycopg import abc, adapt, pq
 
 _PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)")
 _OUTDATED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
+_TAKE_BACK_SECONDS = 5.0
 _ANSWERS = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 
@@ -34,8 +35,8 @@ class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     async def ask(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """All rows of a statement with `%(name)s` parameters, whose types must follow from the statement itself.
 
-        Raises what psycopg raises. Cancelled while the answer is under way, it ends the connection: whoever shares
-        it through a pool gets another one.
+        Raises what psycopg raises. Cancelled while the answer is under way, it has the server end the statement; where
+        that fails it ends the connection, and whoever shares it through a pool gets another one.
         """
         async with self.lock:
             is_prepared = query in self._statements
@@ -91,8 +92,12 @@ class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     async def _answer(self) -> pq.abc.PGresult:
         answer: pq.abc.PGresult | None = None
-        while (result := await self._next_result()) is not None:
-            answer = answer or result
+        try:
+            while (result := await self._next_result()) is not None:
+                answer = answer or result
+        except asyncio.CancelledError:
+            await self._take_back()
+            raise
         if answer is None:
             raise psycopg.OperationalError("the connection ended without an answer")
         if answer.status not in _ANSWERS:
@@ -102,16 +107,22 @@ class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     async def _next_result(self) -> pq.abc.PGresult | None:
         connection, loop = self.pgconn, asyncio.get_running_loop()
         socket = connection.socket
-        try:
-            while connection.flush():  # Values larger than the socket takes at once.
-                await _readiness(loop, loop.add_writer, loop.remove_writer, socket)
-            while connection.is_busy():
-                await _readiness(loop, loop.add_reader, loop.remove_reader, socket)
-                connection.consume_input()
-        except asyncio.CancelledError:
-            connection.finish()  # The answer would be taken for that to the next question.
-            raise
+        while connection.flush():  # Values larger than the socket takes at once.
+            await _readiness(loop, loop.add_writer, loop.remove_writer, socket)
+        while connection.is_busy():
+            await _readiness(loop, loop.add_reader, loop.remove_reader, socket)
+            connection.consume_input()
         return connection.get_result()
+
+    async def _take_back(self) -> None:
+        """Nobody waits for the answer any more, which would be taken for that to the next question."""
+        try:
+            async with asyncio.timeout(_TAKE_BACK_SECONDS):
+                await self.cancel_safe(timeout=_TAKE_BACK_SECONDS)
+                while await self._next_result() is not None:
+                    pass
+        except (TimeoutError, psycopg.Error, asyncio.CancelledError):
+            self.pgconn.finish()
 
 
 async def _readiness(
