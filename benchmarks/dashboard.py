@@ -86,12 +86,14 @@ async def running_service(url: str, folder: Path) -> AsyncIterator[tuple[str, in
         text=True,
     )
     assert process.stdout is not None
+    said = []
     try:
         for line in process.stdout:
+            said.append(line)
             if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                 yield found[0], process.pid
                 return
-        raise RuntimeError("the service did not start")
+        raise RuntimeError(f"the service did not start: {''.join(said)}")
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)

@@ -87,6 +87,11 @@ async def test_one_query_answers_in_three_modes_and_is_paid_for_once(
     await assert_fits(page)
     address = f"{filled.address}/search?q=wheel&pipeline={pipeline.name}&k=50"
     assert await transferred_bytes(page, address) < MOST_BYTES
+    # The passage is shown in its document.
+    await words.get_by_role("link", name="wheels.md").click()
+    await expect(page.locator("#preview .preview-chunk[aria-current=true]")).to_contain_text(
+        "Return a mill wheel"
+    )
 
 
 async def test_a_mode_that_fails_says_so_and_the_others_answer(

@@ -39,7 +39,9 @@ def installation(provider: RunningProvider) -> Iterator[Installation]:
 def test_a_restored_database_answers_the_same_and_pays_for_nothing_again(
     installation: Installation, provider: RunningProvider
 ) -> None:
-    (installation.data_dir / "originals" / "kept").write_bytes(b"an original")
+    kept = installation.data_dir / "originals" / "kept"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(b"an original")
     with ConsoleSession(installation.home, installation.environment, installation.stands_for) as session:
         assert session.run_page(PAGE) > 20
     assert set(provider.paid_for([text.strip() for text in PAPERS.values()])) == {1}

@@ -131,7 +131,7 @@ async def test_it_outlives_the_database_and_so_do_its_workers(
     database: str,
     processes: int | None,
 ) -> None:
-    await configure(app, min_concurrent_workers=2)
+    await configure(app, max_concurrent_workers=2, min_concurrent_workers=2)
     await add_backlog(app, pipeline, 40)
     provider.configure(latency_ms=200)
     async with running(Fleet(app, processes)) as fleet:

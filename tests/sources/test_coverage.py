@@ -3,6 +3,8 @@ large table, whatever the statistics say."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -12,6 +14,7 @@ from embedmill.sources.backfill_orders import BackfillOrder, BackfillSource
 from embedmill.sources.coverage import SourceCoverage, activity, overall_percent, source_coverage
 from tests.support.provider import RunningProvider
 from tests.support.records import work_until_quiet
+from tests.support.serving import serving
 from tests.support.walks import add_notes, order, run, walk
 from tests.support.work import DIMENSIONS, add_document, stand_in_pipeline
 
@@ -112,6 +115,26 @@ async def test_what_binds(app: App, provider: RunningProvider) -> None:
     await run(app, "UPDATE embedmill.record_sources SET paused_at = NULL, trouble = 'a column is gone'")
     await run(app, "UPDATE embedmill.quotas SET cooldown_until = '-infinity'")
     assert (await of(app, source)).binds == "trouble"
+
+
+async def test_an_upload_at_its_preview_waits_for_nobody_but_its_launch(
+    database: str, tmp_path: Path, provider: RunningProvider
+) -> None:
+    async with serving(database, tmp_path / "data") as service:
+        pipeline = await stand_in_pipeline(service.app, provider.base_url, dimensions=DIMENSIONS)
+        job = await service.upload("a.txt", b"One paragraph.", pipeline="standin")
+        await service.until(job["jobId"], "chunk_preview_ready")
+        (uploads,) = await source_coverage(service.app.database, pipeline.tenant_id, pipeline="standin")
+        assert (uploads.chunks, uploads.waiting_chunks, uploads.unlaunched_chunks) == (1, 0, 1)
+        assert (uploads.percent, uploads.binds) == (100, "none")
+        await service.client.post(f"/ingestion-jobs/{job['jobId']}/cancel")
+        (uploads,) = await source_coverage(service.app.database, pipeline.tenant_id, pipeline="standin")
+        assert (uploads.waiting_chunks, uploads.unlaunched_chunks) == (1, 0)
+        assert (uploads.percent, uploads.binds) == (0, "nobody"), "its chunks stand, and nobody embeds them"
+        await service.client.post(f"/ingestion-jobs/{job['jobId']}/resume")
+        await service.until(job["jobId"], "completed")
+        (uploads,) = await source_coverage(service.app.database, pipeline.tenant_id, pipeline="standin")
+        assert (uploads.waiting_chunks, uploads.unlaunched_chunks, uploads.percent) == (0, 0, 100)
 
 
 async def test_uploads_are_a_source_of_each_pipeline_and_tenants_are_apart(

@@ -18,7 +18,7 @@ SECOND = "019385a0-0000-4000-8000-000000000002"
 def session(tmp_path: Path) -> Iterator[ConsoleSession]:
     home = tmp_path / "home"
     home.mkdir()
-    with ConsoleSession(home, plain_environment(home), {"/home/you": str(home)}, seconds=3) as session:
+    with ConsoleSession(home, plain_environment(home), {"/home/you": str(home)}, seconds=10) as session:
         yield session
 
 
@@ -55,7 +55,7 @@ def test_commands_share_their_folder_and_their_variables(session: ConsoleSession
         (["$ echo 12 chunks", "13 chunks"], "-13 chunks\n+12 chunks"),
         (["$ echo '1.25 apples'", "1.26 apples"], "+1.25 apples"),
         (["$ no-such-command-of-ours", "…"], "it ended with 127"),
-        (["$ sleep 60"], "did not end within 3 s"),
+        (["$ sleep 60"], "did not end within 10 s"),
     ],
 )
 def test_what_is_not_so_fails_and_is_shown(session: ConsoleSession, lines: list[str], said: str) -> None:
@@ -119,7 +119,7 @@ def test_a_process_in_the_background_is_watched_and_ended(session: ConsoleSessio
 
 def test_a_background_process_that_ends_badly_fails_the_session(tmp_path: Path) -> None:
     (tmp_path / "bad").write_text("trap 'exit 7' INT\necho up; while :; do sleep 0.02; done\n")
-    session = ConsoleSession(tmp_path, plain_environment(tmp_path), seconds=3)
+    session = ConsoleSession(tmp_path, plain_environment(tmp_path), seconds=10)
     session.__enter__()
     session.run(Command("here", "bash bad", ("up",), background="bad"))
     with pytest.raises(ConsoleMismatchError, match="bad ended with 7"):

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from embedmill.api.problems import describe
 from embedmill.api.service import Reader
@@ -37,6 +38,9 @@ class SourceCoverage(Wire):
     failed: int
     waiting_rows: int
     waiting_chunks: int
+    unlaunched_chunks: Annotated[
+        int, Field(description="Of uploads at their preview: not embedded until somebody launches them.")
+    ]
     stale_seconds: float | None
     percent: float
     chunks_per_minute: float

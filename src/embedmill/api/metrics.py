@@ -31,7 +31,7 @@ _NO_ROUTE = "unmatched"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
-_AWAY = Problem(503, "database_away", "the database does not answer", headers={"Retry-After": "5"})
+_AWAY = Problem(503, "database_unavailable", "the database does not answer", headers={"Retry-After": "5"})
 
 
 async def admit_scraper(request: Request) -> None:

@@ -25,6 +25,7 @@ from embedmill.dashboard.visitors import (
     Visitor,
     Writer,
     assert_own_form,
+    assert_own_origin,
     find_visitor,
 )
 from embedmill.errors import EmbedmillError, NotAllowedError
@@ -44,8 +45,8 @@ async def uploader(request: Request) -> Visitor:
         )
     if TOKEN_HEADER in request.headers:
         await assert_own_form(request, found.form_token)
-    elif not _is_own_origin(request):
-        raise NotAllowedError("this form comes from another site")
+    else:
+        assert_own_origin(request)
     doorkeeper: Doorkeeper = request.app.state.doorkeeper
     await doorkeeper.assert_within_rate(found.database, found.tenant_id)
     bind(tenant_id=found.tenant_id)
@@ -167,8 +168,3 @@ def _said(job: StagedJob) -> str:
     if job.is_known:
         return "These bytes were uploaded before: this is the job they have."
     return job.error_message or f"{job.name} is taken in."
-
-
-def _is_own_origin(request: Request) -> bool:
-    origin = request.headers.get("origin")
-    return origin is None or origin.partition("://")[2] == request.headers.get("host", "")

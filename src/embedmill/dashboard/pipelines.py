@@ -12,7 +12,7 @@ from starlette.responses import Response
 from embedmill.dashboard.pages import redirect, show
 from embedmill.dashboard.visitors import Admin, Operator, Reader, Visitor
 from embedmill.database.pipelines import list_pipelines
-from embedmill.embed.migrating import Migrations
+from embedmill.embed.generation_states import count_generations
 from embedmill.errors import ConfigurationError, EmbedmillError
 from embedmill.queue.administration import pause, resume
 from embedmill.queue.sharing import Limit, list_quotas, set_quota
@@ -72,13 +72,14 @@ async def load_pipelines(visitor: Visitor, refused: Mapping[str, str] | None = N
     database, tenant_id = visitor.database, visitor.tenant_id
     pipelines = await list_pipelines(database, tenant_id)
     sources = await source_coverage(database, tenant_id)
+    generations = await count_generations(database, tenant_id)
     names = {pipeline.quota_key for pipeline in pipelines}
     return {
         "pipelines": [
             {
                 "pipeline": pipeline,
                 "embedded": sum(source.embedded for source in sources if source.pipeline == pipeline.name),
-                "generations": len(await Migrations(database, pipeline).states()),
+                "generations": generations[pipeline.id],
             }
             for pipeline in pipelines
         ],

@@ -17,6 +17,7 @@ from embedmill.dashboard.pages import redirect, show
 from embedmill.dashboard.queue_filter import STATES, FromQuery, QueueFilter
 from embedmill.dashboard.queue_standing import hindrances
 from embedmill.dashboard.visitors import Admin, Reader, Visitor
+from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
 from embedmill.errors import ConfigurationError, EmbedmillError
 from embedmill.queue import standing
@@ -100,7 +101,6 @@ async def load_queue(visitor: Visitor, wanted: QueueFilter, after: str | None) -
     workers_at_work = sum(worker.is_at_work for worker in workers)
     page = await _jobs(visitor, wanted, after)
     documents = [job.document_id for job in page.jobs if job.document_id is not None]
-    given = {"tenant_id": tenant_id, "limit": _MOST_BATCHES, "most": _COUNTED_AT_MOST}
     return {
         "counts": counts,
         "workers_at_work": workers_at_work,
@@ -112,7 +112,7 @@ async def load_queue(visitor: Visitor, wanted: QueueFilter, after: str | None) -
             PipelineStanding(*row)
             for row in await database.fetch(_SQL["pipelines"], {"tenant_id": tenant_id})
         ],
-        "batches": [BatchUnderWay(*row) for row in await database.fetch(_SQL["batches"], given)],
+        "batches": await _batches(visitor.service.operator, tenant_id),
         "acts": visitor.service.acts.of(tenant_id)[:_ACTS_SHOWN],
         "wanted": wanted,
         "states": STATES,
@@ -121,6 +121,14 @@ async def load_queue(visitor: Visitor, wanted: QueueFilter, after: str | None) -
         "next": page.next_cursor,
         "after": after,
     }
+
+
+async def _batches(database: Database, tenant_id: int) -> list[BatchUnderWay]:
+    given = {"tenant_id": tenant_id, "limit": _MOST_BATCHES, "most": _COUNTED_AT_MOST}
+    async with database.transaction() as connection:
+        await connection.execute(_SQL["by_index"])
+        cursor = await connection.execute(_SQL["batches"], given)
+        return [BatchUnderWay(*row) for row in await cursor.fetchall()]
 
 
 def oldest_since(seconds: float | None, now: datetime) -> datetime | None:

@@ -1,13 +1,8 @@
 -- name: pipelines
 -- The tenant's pipelines with what waits in each, from counts.
-SELECT p.name, p.paused_at, greatest(coalesce(sum(n.items), 0), 0)::bigint
+SELECT p.name, p.paused_at, coalesce(sum(embedmill.live_items(g.id)), 0)::bigint
   FROM embedmill.pipelines p
   LEFT JOIN embedmill.generations g ON g.pipeline_id = p.id
-  LEFT JOIN LATERAL (
-        SELECT c.items FROM embedmill.queue_counts c WHERE c.generation_id = g.id AND c.status = 'live'
-        UNION ALL
-        SELECT CASE WHEN c.status = 'live' THEN c.items ELSE -c.items END FROM embedmill.queue_changes c
-         WHERE c.generation_id = g.id AND c.status IN ('live', 'completed', 'failed', 'cancelled')) n ON true
  WHERE p.tenant_id = %(tenant_id)s
  GROUP BY p.id ORDER BY p.name;
 
@@ -23,19 +18,27 @@ SELECT DISTINCT p.name, w.troubles ->> g.id::text
 -- How many of the tenant's items may be worked on at a time.
 SELECT max_processing_items FROM embedmill.tenants WHERE id = %(tenant_id)s;
 
+-- name: by_index
+-- For the transaction of the next statement.
+SELECT set_config('enable_seqscan', 'off', true);
+
 -- name: batches
--- Batches under way: their index is leapt through, one probe for each. What is counted of each is bounded: `most` of
--- what waits and of what has ended.
+-- Batches under way: their index is leapt through, one probe for each, among the first 2,000 of all; whose a batch is, a
+-- few of its items say. What is counted of each is bounded: `most` of what waits and of what has ended. For the owner:
+-- under row-level security a planner takes the index of tenants, and reads all that ever ended; so does one that may use
+-- `tenant_id` (thus + 0).
 WITH RECURSIVE leap AS (
     (SELECT batch_id, 1 AS n FROM embedmill.embedding_queue WHERE batch_id IS NOT NULL ORDER BY batch_id LIMIT 1)
     UNION ALL
     SELECT (SELECT q.batch_id FROM embedmill.embedding_queue q
              WHERE q.batch_id > u.batch_id ORDER BY q.batch_id LIMIT 1), u.n + 1
-      FROM leap u WHERE u.batch_id IS NOT NULL AND u.n < 1000
+      FROM leap u WHERE u.batch_id IS NOT NULL AND u.n < 2000
 ), first AS MATERIALIZED (
     SELECT l.batch_id, f.created_at FROM leap l CROSS JOIN LATERAL (
-        SELECT q.created_at FROM embedmill.embedding_queue q
-         WHERE q.batch_id = l.batch_id AND q.tenant_id = %(tenant_id)s ORDER BY q.batch_id LIMIT 1) f
+        SELECT s.created_at FROM (
+            SELECT q.created_at, q.tenant_id FROM embedmill.embedding_queue q
+             WHERE q.batch_id = l.batch_id LIMIT 20) s
+         WHERE s.tenant_id = %(tenant_id)s LIMIT 1) f
      WHERE l.batch_id IS NOT NULL
      ORDER BY f.created_at DESC LIMIT %(limit)s
 )
@@ -43,12 +46,12 @@ SELECT f.batch_id, f.created_at, live.items, ended.items, ended.failed
   FROM first f
  CROSS JOIN LATERAL (
         SELECT count(*) AS items FROM (
-            SELECT FROM embedmill.embedding_queue q WHERE q.batch_id = f.batch_id
-             ORDER BY q.batch_id LIMIT %(most)s) w) live
+            SELECT FROM embedmill.embedding_queue q
+             WHERE q.batch_id = f.batch_id AND q.tenant_id + 0 = %(tenant_id)s LIMIT %(most)s) w) live
  CROSS JOIN LATERAL (
         SELECT count(*) AS items, count(*) FILTER (WHERE e.status = 'failed') AS failed FROM (
-            SELECT h.status FROM embedmill.embedding_queue_history h WHERE h.batch_id = f.batch_id
-             ORDER BY h.batch_id DESC, h.id DESC LIMIT %(most)s) e) ended
+            SELECT h.status FROM embedmill.embedding_queue_history h
+             WHERE h.batch_id = f.batch_id AND h.tenant_id + 0 = %(tenant_id)s LIMIT %(most)s) e) ended
  ORDER BY f.created_at DESC;
 
 -- name: document

@@ -157,7 +157,7 @@ async def find(visitor: Visitor, wish: Wish) -> Mapping[str, Any]:
     comparison = await _compare(visitor, wish)
     hits = {hit.chunk_id: hit for answer in comparison.answers for hit in answer.hits}
     words = await _words(visitor, wish, list(hits))
-    addresses = await _addresses(visitor, {hit.document_id for hit in hits.values()})
+    addresses = await _addresses(visitor, list(hits.values()))
     passages = {
         chunk_id: show_passage(hit.text, words.get(chunk_id, set())) for chunk_id, hit in hits.items()
     }
@@ -171,7 +171,7 @@ async def find(visitor: Visitor, wish: Wish) -> Mapping[str, Any]:
                 rank,
                 hit,
                 passages[hit.chunk_id],
-                addresses.get(hit.document_id),
+                addresses.get(hit.chunk_id),
                 _elsewhere(ranks, answer, hit),
             )
             for rank, hit in enumerate(answer.hits, 1)
@@ -202,14 +202,19 @@ async def _words(visitor: Visitor, wish: Wish, chunk_ids: list[int]) -> dict[int
     return {row[0]: words_in(row[1]) for row in rows}
 
 
-async def _addresses(visitor: Visitor, document_ids: set[int]) -> dict[int, str]:
-    """The pages of the documents' jobs, or of the sources of their records."""
+async def _addresses(visitor: Visitor, hits: list[Hit]) -> dict[int, str]:
+    """Of chunks: their places in the pages of their uploads' jobs, or the sources of their records."""
+    document_ids = {hit.document_id for hit in hits}
     rows = await visitor.database.fetch(_SQL["homes"], {"document_ids": list(document_ids)})
-    return {
-        row[0]: f"/documents/jobs/{row[2]}" if row[2] else f"/sources/{row[1]}"
-        for row in rows
-        if row[2] or row[1]
-    }
+    homes = {document_id: (job_id, source_id) for document_id, source_id, job_id in rows}
+    addresses = {}
+    for hit in hits:
+        job_id, source_id = homes.get(hit.document_id, (None, None))
+        if job_id:
+            addresses[hit.chunk_id] = f"/documents/jobs/{job_id}?chunk={hit.ordinal}#preview"
+        elif source_id:
+            addresses[hit.chunk_id] = f"/sources/{source_id}"
+    return addresses
 
 
 def _elsewhere(ranks: Mapping[Mode, Mapping[int, int]], answer: Answer, hit: Hit) -> list[tuple[str, int]]:

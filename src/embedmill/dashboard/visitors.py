@@ -129,11 +129,16 @@ async def is_still_welcome(request: Request, visitor: Visitor) -> bool:
     return (found.principal.key_id, found.tenant_id) == (visitor.principal.key_id, visitor.tenant_id)
 
 
-async def assert_own_form(request: Request, form_token: str) -> None:
-    """Raises NotAllowedError for an act that no page of ours asked for."""
+def assert_own_origin(request: Request) -> None:
+    """Raises NotAllowedError where the browser names another site as the one that asks."""
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host", ""):
         raise NotAllowedError("this form comes from another site")
+
+
+async def assert_own_form(request: Request, form_token: str) -> None:
+    """Raises NotAllowedError for an act that no page of ours asked for."""
+    assert_own_origin(request)
     presented = request.headers.get(TOKEN_HEADER)
     if presented is None and not request.headers.get("content-type", "").startswith("multipart/"):
         field = (await request.form()).get(TOKEN_FIELD)

@@ -90,6 +90,11 @@ class GenerationState(msgspec.Struct, frozen=True):
         return min(covered, self.walked) if self.is_unfinished else covered
 
 
+async def count_generations(database: Database, tenant_id: int) -> dict[int, int]:
+    """By pipeline."""
+    return dict(await database.fetch(_SQL["count_generations"], {"tenant_id": tenant_id}))
+
+
 async def list_generations(database: Database, pipeline_id: int) -> list[GenerationState]:
     """All of a pipeline, oldest first."""
     rows = await database.fetch(_SQL["generations"], {"pipeline_id": pipeline_id})

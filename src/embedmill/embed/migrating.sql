@@ -15,17 +15,15 @@ UPDATE embedmill.generations SET build_stopped_reason = %(reason)s
  WHERE id = %(generation_id)s AND build_ended_at IS NULL;
 
 -- name: generations
--- All generations of a pipeline, with what stands and what it cost. `waiting` is counted up to a bound.
+-- All generations of a pipeline, with what stands and what it cost. What waits is known from counts.
 SELECT g.id, g.number, g.id = p.current_generation_id, g.spec::text, g.dimensions, g.storage, g.chunk_set, g.chunk_tokens,
        g.chunk_overlap, g.price_per_million_tokens, g.budget_usd, coalesce(k.chunks, 0), coalesce(k.embedded, 0),
        coalesce(k.unembeddable, 0),
-       (SELECT count(*) FROM (SELECT FROM embedmill.embedding_queue q
-                               WHERE q.generation_id = g.id AND q.status IN ('pending', 'rate_limited', 'processing')
-                               LIMIT 10000) w),
+       embedmill.live_items(g.id),
        (SELECT count(*) FROM (SELECT FROM embedmill.stale_cuts m
                                WHERE m.pipeline_id = p.id AND m.chunk_set = g.chunk_set LIMIT 10000) w),
-       (SELECT count(*) FROM embedmill.dead_letters l
-         WHERE l.tenant_id = g.tenant_id AND l.generation_id = g.id AND l.resolved_at IS NULL),
+       (SELECT count(*) FROM (SELECT FROM embedmill.dead_letters l
+                               WHERE l.generation_id = g.id AND l.resolved_at IS NULL LIMIT 10000) l),
        CASE WHEN g.build_started_at IS NULL OR g.build_ended_at IS NOT NULL THEN 1
             ELSE least(1, coalesce(g.build_after_document, 0)
                           / greatest(1, (SELECT max(d.id) FROM embedmill.knowledge_documents d))::float8) END,
@@ -37,6 +35,10 @@ SELECT g.id, g.number, g.id = p.current_generation_id, g.spec::text, g.dimension
  CROSS JOIN LATERAL embedmill.generation_cost(g.id) AS c
  WHERE p.id = %(pipeline_id)s
  ORDER BY g.number;
+
+-- name: count_generations
+-- How many generations each pipeline of a tenant has.
+SELECT pipeline_id, count(*) FROM embedmill.generations WHERE tenant_id = %(tenant_id)s GROUP BY pipeline_id;
 
 -- name: switch
 -- Searches read this generation from now on.

@@ -267,10 +267,12 @@ q.document_id IS NULL AND q.source_type = %(source_type)s AND q.source_id = %(so
 
 -- name: dead_letters
 -- The dead letters of these items, those of single chunks included.
-SELECT l.id, l.item_id, l.chunk_id, l.reason, l.error_message, l.created_at, l.resolved_at, l.resolution
-  FROM embedmill.dead_letters l
- WHERE l.item_id = ANY (%(item_ids)s::bigint[]) AND l.tenant_id = %(tenant_id)s::integer
- ORDER BY l.id DESC LIMIT %(limit)s::bigint;
+WITH found AS MATERIALIZED (    -- by their index, and not in the order of ids until they are found
+    SELECT l.* FROM embedmill.dead_letters l
+     WHERE l.item_id = ANY (%(item_ids)s::bigint[]) AND l.tenant_id = %(tenant_id)s::integer
+)
+SELECT id, item_id, chunk_id, reason, error_message, created_at, resolved_at, resolution FROM found
+ ORDER BY id DESC LIMIT %(limit)s::bigint;
 
 -- name: count
 -- By status, from counts and the leases.

@@ -23,9 +23,10 @@ SELECT to_jsonb(q) - '{tenant_id,generation_id}'::text[]
 
 -- name: item_letters
 -- The dead letters of an item, those of its chunks included; not more of them than a person reads.
-SELECT l.id, l.reason, l.error_message, l.chunk_id, l.created_at, l.resolved_at, l.resolution
-  FROM embedmill.dead_letters l
- WHERE l.item_id = %(item_id)s AND l.tenant_id = %(tenant_id)s ORDER BY l.id LIMIT 100;
+WITH found AS MATERIALIZED (    -- by their index, and not in the order of ids until they are found
+    SELECT l.* FROM embedmill.dead_letters l WHERE l.item_id = %(item_id)s AND l.tenant_id = %(tenant_id)s
+)
+SELECT id, reason, error_message, chunk_id, created_at, resolved_at, resolution FROM found ORDER BY id LIMIT 100;
 
 -- name: explain_item
 -- Why it waits.

@@ -116,10 +116,7 @@ class Minute(msgspec.Struct, frozen=True):
 
 async def queue_counts(database: Database, tenant_id: int) -> QueueCounts:
     ((pending, processing, completed, failed, cancelled),) = await _read(database, "queue", tenant_id)
-    async with database.transaction() as connection:
-        await connection.execute(_SQL["by_index"])
-        cursor = await connection.execute(_SQL["waiting"], {"tenant_id": tenant_id})
-        ((oldest, rate_limited, backing_off),) = await cursor.fetchall()
+    ((oldest, rate_limited, backing_off),) = await _read(database, "waiting", tenant_id)
     return QueueCounts(
         max(pending - rate_limited, 0),
         processing,

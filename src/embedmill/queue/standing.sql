@@ -2,11 +2,6 @@
 -- Items of the tenant by status, live and within the retention: from counts, however many they are.
 SELECT pending, processing, completed, failed, cancelled FROM embedmill.count_embedding_jobs(%(tenant_id)s);
 
--- name: by_index
--- For the transaction of the next statement: the head of a lane is read in the order of its index, whatever row-level
--- security makes of the estimates.
-SELECT set_config(name, 'off', true) FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) AS name;
-
 -- name: waiting
 -- Of what waits: for how long the oldest that could be taken has waited, and what waits for a later time, counted up to
 -- a bound.

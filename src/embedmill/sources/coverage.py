@@ -19,11 +19,12 @@ MOST_MINUTES = 7 * 24 * 60
 class SourceCoverage(msgspec.Struct, frozen=True):
     """One source of records, or the uploads of a pipeline (`kind` uploads, `record_source_id` 0).
 
-    `rows` of the source (None: not counted yet, or uploads) of which `unread_rows` were not read yet; `unembeddable` by
-    reason; `failed` items wait for a person; `waiting_rows` changed and are to be read, `waiting_chunks` are to be
-    embedded; the oldest of these has waited `stale_seconds`. `percent` is 100 only if nothing is missing. `binds`:
-    none, paused, trouble, quota, backfill, budget, embedding, reading, failed (a person must act) or nobody (what is
-    missing nobody sees to). `eta_seconds` None: nothing moves."""
+    `rows` of the source (None: not counted yet, or uploads) of which `unread_rows` were not read yet;
+    `unembeddable` by reason; `failed` items wait for a person; `waiting_rows` changed and are to be read,
+    `waiting_chunks` are to be embedded; the oldest of these has waited `stale_seconds`. `unlaunched_chunks` stand
+    at the preview of an upload. `percent` is 100 only if nothing is missing. `binds`: none, paused, trouble, quota,
+    backfill, budget, embedding, reading, failed (a person must act) or nobody (what is missing nobody sees to).
+    `eta_seconds` None: nothing moves."""
 
     pipeline: str
     record_source_id: int
@@ -38,6 +39,7 @@ class SourceCoverage(msgspec.Struct, frozen=True):
     failed: int
     waiting_rows: int
     waiting_chunks: int
+    unlaunched_chunks: int
     stale_seconds: float | None
     percent: float
     chunks_per_minute: float

@@ -1,7 +1,7 @@
 -- name: coverage
 -- How complete each source is, from counters.
 SELECT pipeline, record_source_id, kind, name, rows, unread_rows, documents, chunks, embedded, unembeddable, failed,
-       waiting_rows, waiting_chunks, stale_seconds, percent, chunks_per_minute, eta_seconds, binds, trouble
+       waiting_rows, waiting_chunks, unlaunched_chunks, stale_seconds, percent, chunks_per_minute, eta_seconds, binds, trouble
   FROM embedmill.source_coverage(%(tenant_id)s);
 
 -- name: activity

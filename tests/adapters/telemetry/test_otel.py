@@ -165,10 +165,10 @@ async def test_a_collector_that_is_away_neither_slows_nor_stops_work(
     started = time.perf_counter()
     for _ in range(20_000):  # many times what its queue holds
         telemetry.called(call)
-    assert time.perf_counter() - started < 20  # a millisecond a call: it is not waited for
+    assert time.perf_counter() - started < 60  # 3 ms a call on whatever machine: it is not waited for
     closing = time.perf_counter()
     telemetry.close()
-    assert time.perf_counter() - closing < 10
+    assert time.perf_counter() - closing < 60  # it gives up
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ class SourceCoverage(Record, frozen=True):
     failed: int
     waiting_rows: int
     waiting_chunks: int
+    unlaunched_chunks: int
     stale_seconds: float | None
     percent: float
     chunks_per_minute: float

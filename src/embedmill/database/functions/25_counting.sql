@@ -97,6 +97,17 @@ LANGUAGE sql STABLE AS $$
       FROM working
 $$;
 
+-- How many items of a generation wait or are worked on: from counts.
+CREATE OR REPLACE FUNCTION embedmill.live_items(p_generation_id integer) RETURNS bigint
+LANGUAGE sql STABLE AS $$
+    SELECT greatest(coalesce(sum(n.items), 0), 0)::bigint
+      FROM (SELECT c.items FROM embedmill.queue_counts c
+             WHERE c.generation_id = p_generation_id AND c.status = 'live'
+            UNION ALL
+            SELECT CASE WHEN c.status = 'live' THEN c.items ELSE -c.items END FROM embedmill.queue_changes c
+             WHERE c.generation_id = p_generation_id AND c.status IN ('live', 'completed', 'failed', 'cancelled')) n
+$$;
+
 -- What of a generation is embedded, from all of its counters: of uploads and of each source of records.
 CREATE OR REPLACE VIEW embedmill.generation_coverage WITH (security_invoker = true) AS
     SELECT generation_id, sum(chunks)::bigint AS chunks, sum(embedded)::bigint AS embedded,

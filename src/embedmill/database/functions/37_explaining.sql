@@ -98,18 +98,18 @@ BEGIN
             SELECT FROM embedmill.embedding_queue o
              WHERE o.generation_id = q.generation_id AND o.priority = q.priority
                AND o.status IN ('pending', 'rate_limited') AND (o.available_at, o.id) < (q.available_at, q.id)
-             LIMIT 10000) ahead;
+             LIMIT 1000) ahead;
         SELECT count(*) INTO v_others FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
          CROSS JOIN LATERAL (
             SELECT FROM embedmill.embedding_queue o
              WHERE o.generation_id = q.generation_id AND o.priority = lane.priority
                AND o.status IN ('pending', 'rate_limited') AND o.available_at <= now()
-             LIMIT 10000) waiting
+             LIMIT 1000) waiting
          WHERE lane.priority <> q.priority;
         IF v_count > 0 OR v_others > 0 THEN
             RETURN QUERY SELECT 'behind', format('%s%s items of priority %s are before it, and %s%s of other '
-                'priorities share the turns', v_count, CASE WHEN v_count = 10000 THEN ' or more' ELSE '' END,
-                q.priority, v_others, CASE WHEN v_others >= 10000 THEN ' or more' ELSE '' END), NULL::timestamptz;
+                'priorities share the turns', v_count, CASE WHEN v_count = 1000 THEN ' or more' ELSE '' END,
+                q.priority, v_others, CASE WHEN v_others >= 1000 THEN ' or more' ELSE '' END), NULL::timestamptz;
         ELSE
             RETURN QUERY SELECT 'ready', 'nothing of its pipeline is before it', NULL::timestamptz;
         END IF;

@@ -123,3 +123,13 @@ LANGUAGE sql AS $$
       FROM marked m JOIN unnest(p_item_ids, p_chunk_ids) AS l (item_id, chunk_id) ON l.chunk_id = m.id
     RETURNING chunk_id
 $$;
+
+-- Chunks of uploads of a pipeline that stand at their preview: they lack vectors because nobody has launched them yet. Of
+-- one that replaces an older content all are counted, also those that were embedded before.
+CREATE OR REPLACE FUNCTION embedmill.chunks_at_preview(p_tenant_id integer, p_pipeline_id integer) RETURNS bigint
+LANGUAGE sql STABLE STRICT SET enable_seqscan = off AS $$
+    SELECT coalesce(sum(j.total_chunks), 0)
+      FROM (SELECT n.total_chunks FROM embedmill.ingestion_jobs n
+             WHERE n.tenant_id = p_tenant_id AND n.status = 'chunk_preview_ready' AND n.pipeline_id = p_pipeline_id
+             LIMIT 10000) j
+$$;

@@ -20,10 +20,8 @@ LANGUAGE sql STABLE SET enable_seqscan = off AS $$
                  WHERE bound.points > 0 AND c.embedded * 100 < (c.chunks - c.unembeddable) * (100 - bound.points)) r
          -- Uploads that stand at their preview lack vectors because nobody has launched them yet.
          CROSS JOIN LATERAL (
-            SELECT coalesce(sum(j.total_chunks), 0) AS chunks
-              FROM (SELECT n.total_chunks FROM embedmill.ingestion_jobs n
-                     WHERE r.record_source_id = 0 AND n.tenant_id = r.tenant_id AND n.status = 'chunk_preview_ready'
-                       AND n.pipeline_id = r.pipeline_id LIMIT 10000) j) u
+            SELECT CASE WHEN r.record_source_id = 0 THEN embedmill.chunks_at_preview(r.tenant_id, r.pipeline_id)
+                        ELSE 0 END AS chunks) u
          WHERE r.embeddable > u.chunks AND r.embedded * 100 < (r.embeddable - u.chunks) * (100 - r.points)
     )
     SELECT 'coverage_falling', l.tenant_id, l.subject, 'warning', NULL::timestamptz,
@@ -141,7 +139,7 @@ BEGIN
 
     RETURN QUERY
     SELECT 'audit_findings', t.id, '', 'warning', a.ended_at,
-           format('the audit that ended at {since} found %s that is not as it should be, and nobody has set it right: '
+           format('the audit that ended at {since} found faults (%s), which nobody has mended: '
                   '`embedmill audit` shows it, `embedmill audit --repair` mends it', f.unmended),
            jsonb_build_object('auditId', a.id, 'findings', f.unmended)
       FROM embedmill.tenants t

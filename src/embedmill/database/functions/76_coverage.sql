@@ -89,6 +89,7 @@ $$;
 --     unembeddable      {reason: how many}, of documents and chunks together
 --     failed            items that were given up and wait for a person (of the newest 10,000 letters of the tenant)
 --     waiting_rows      that changed and are to be read; waiting_chunks that are to be embedded
+--     unlaunched_chunks of uploads that stand at their preview: whether they are to be embedded nobody has said yet
 --     stale_seconds     since when the oldest of what waits does
 --     percent           of what can be embedded; an unread row counts as one chunk; 100 only if nothing is missing
 --     chunks_per_minute of the last five minutes
@@ -98,7 +99,7 @@ CREATE OR REPLACE FUNCTION embedmill.source_coverage(p_tenant_id integer)
 RETURNS TABLE (
     pipeline text, record_source_id integer, kind text, name text, rows bigint, unread_rows bigint, documents bigint,
     chunks bigint, embedded bigint, unembeddable jsonb, failed bigint, waiting_rows bigint, waiting_chunks bigint,
-    stale_seconds double precision, percent double precision, chunks_per_minute double precision,
+    unlaunched_chunks bigint, stale_seconds double precision, percent double precision, chunks_per_minute double precision,
     eta_seconds double precision, binds text, trouble text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
     SET plan_cache_mode = force_custom_plan AS $$
@@ -121,12 +122,13 @@ BEGIN
     END IF;
     FOR v IN
         WITH letters AS (
-            SELECT coalesce(d.record_source_id, 0) AS source, o.generation_id, count(*) AS failed
+            -- A probe for each letter's document, whatever a planner thinks of reading all documents in their order.
+            SELECT coalesce((SELECT d.record_source_id FROM embedmill.knowledge_documents d WHERE d.id = o.document_id),
+                            0) AS source, o.generation_id, count(*) AS failed
               FROM (SELECT l.document_id, l.generation_id, l.chunk_id, l.item_id FROM embedmill.dead_letters l
                      WHERE l.tenant_id = p_tenant_id AND l.resolved_at IS NULL
                      -- As the index of open letters is, for a planner without statistics.
                      ORDER BY l.tenant_id DESC, l.id DESC LIMIT 10000) o
-              LEFT JOIN embedmill.knowledge_documents d ON d.id = o.document_id
              WHERE o.chunk_id IS NULL AND o.item_id IS NOT NULL
              GROUP BY 1, 2
         ), wanted AS (
@@ -147,6 +149,11 @@ BEGIN
                s.paused_at IS NOT NULL OR p.paused_at IS NOT NULL AS is_paused, p.quota_key, g.id AS generation_id,
                coalesce(k.chunks, 0) AS chunks, coalesce(k.embedded, 0) AS embedded,
                coalesce(k.unembeddable, 0) AS refused, coalesce(u.reasons, '{}'::jsonb) AS reasons,
+               CASE WHEN w.source = 0 THEN embedmill.chunks_at_preview(p_tenant_id, p.id) ELSE 0 END AS at_preview,
+               w.source = 0 AND EXISTS (
+                    SELECT FROM embedmill.ingestion_jobs j WHERE j.pipeline_id = p.id
+                       AND j.status NOT IN ('completed', 'cancelled', 'failed')
+                       AND j.status <> 'chunk_preview_ready') AS has_jobs,
                coalesce(l.failed, 0) AS failed, coalesce(c.rows, 0) AS changed, c.since AS changed_since, o.since AS waiting_since,
                b.started_at IS NOT NULL AND b.ended_at IS NULL AS is_walking, b.rows_per_second, b.batch_size,
                b.delay_seconds, b.end_reason,
@@ -189,6 +196,8 @@ BEGIN
         failed := v.failed;
         waiting_rows := v.changed;
         waiting_chunks := greatest(v.chunks - v.embedded - v.refused, 0);
+        unlaunched_chunks := least(v.at_preview, waiting_chunks);
+        waiting_chunks := waiting_chunks - unlaunched_chunks;
         trouble := v.trouble;
         v_left := waiting_chunks + unread_rows;
         v_missing := v_left > 0 OR v.changed > 0 OR v.source <> 0 AND v.rows IS NULL;
@@ -235,6 +244,8 @@ BEGIN
             binds := CASE WHEN v.end_reason = 'its budget is used up' THEN 'budget' ELSE 'nobody' END;
         ELSIF v.failed > 0 AND v.waiting_since IS NULL AND v_pace IS NULL AND unread_rows = 0 THEN
             binds := 'failed';
+        ELSIF v.source = 0 AND v.waiting_since IS NULL AND v_pace IS NULL AND NOT v.has_jobs THEN
+            binds := 'nobody';
         ELSIF v_backfill_eta > 0 AND v_backfill_eta >= coalesce(v_left / v_pace * 60, 0) THEN
             binds := 'backfill';
             eta_seconds := greatest(v_backfill_eta, v_quota_eta);
