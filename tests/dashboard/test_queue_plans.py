@@ -82,7 +82,9 @@ async def test_no_page_reads_queue_history_or_letters_one_by_one(
         if statistics == "fresh":
             connection.execute("ANALYZE")
         for name, (asked, parameters, most_blocks) in (await questions(app)).items():
-            blocks, scanned = read_by(connection, asked, parameters, is_look="error" in parameters or name == "batches")
+            blocks, scanned = read_by(
+                connection, asked, parameters, is_look="error" in parameters or name == "batches"
+            )
             assert scanned == 0, f"{name} scans {scanned} rows ({statistics})"
             assert blocks < most_blocks, f"{name} touches {blocks} blocks ({statistics})"
         nothing = sql.SQL("SELECT count(*) FROM embedmill.dead_letters WHERE reason = ''")

@@ -16,11 +16,14 @@ from embedmill.sources import reader as reader_module
 from embedmill.sources import table_rows
 from embedmill.sources.backfill import Backfill
 from embedmill.sources.catalog import record_source
+from embedmill.sources.reader import RecordReader
 from embedmill.sources.reading import SourceReading
 from embedmill.sources.table_plans import TablePlan
 from embedmill.sources.tables import add_table
+from tests.support import walks
 from tests.support.audit import assert_books_balance
 from tests.support.provider.handle import RunningProvider
+from tests.support.queue_rows import register_worker
 from tests.support.records import work_until_quiet
 
 
@@ -191,3 +194,30 @@ async def test_a_table_that_is_renamed_and_moved_is_read_on_and_one_that_lost_a_
     await work_until_quiet(app)
     assert await texts(app) == {"1": "Moved", "2": "Unseen", "3": "Three"}
     assert await app.database.fetch("SELECT trouble FROM embedmill.record_sources") == [(None,)]
+
+
+async def test_what_one_reader_of_a_worker_reads_another_does_not_take_away(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    """A worker reads several sources at once; each keeps its lease however long it cuts."""
+    source = await walks.add_notes(app, pipeline, 3)
+    await walks.order(app, source)
+    await app.database.fetch(
+        "UPDATE embedmill.record_sources SET reader_token = NULL, reader_deadline = NULL"
+    )
+    others: list[bool] = []
+
+    async def another_looks() -> None:
+        if not others:
+            others.append(False)
+            others[0] = await reader.read_one_source()
+
+    cutter = walks.WholeCutter(another_looks)
+    worker_id = await register_worker(app.database)
+    reader = RecordReader(app.database, cutter, worker_id=worker_id, source_ids=[source.id])
+    assert await reader.read_one_source()
+    assert others == [False], "the source is being read"
+    rows = await app.database.fetch(
+        "SELECT count(*) FROM embedmill.knowledge_documents WHERE record_source_id = %s", (source.id,)
+    )
+    assert rows == [(3,)]

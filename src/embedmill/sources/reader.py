@@ -107,7 +107,6 @@ class RecordReader:
         if claimed is None:
             return False
         source_id, token = claimed
-        self._unreleased[token] = source_id
         rest = 0.0
         try:
             has_read, rest = await self._read(source_id, token)
@@ -122,8 +121,15 @@ class RecordReader:
         else:
             return has_read
         finally:
-            with contextlib.suppress(*AWAY):
-                await self._release(source_id, token, rest)
+            await self._give_back(source_id, token, rest)
+
+    async def _give_back(self, source_id: int, token: int, rest_seconds: float) -> None:
+        """End the lease; later, where the database is away. Only then does it stand in `_unreleased`: the other sources
+        that are read at the same time have leases too, and whoever comes next gives back what stands there."""
+        try:
+            await self._release(source_id, token, rest_seconds)
+        except AWAY:
+            self._unreleased[token] = source_id
 
     async def _release(self, source_id: int, token: int, rest_seconds: float) -> None:
         await self._database.fetch(
