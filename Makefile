@@ -35,9 +35,10 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
-# Beside other queues: they are installed into environments of their own under .peers/.
+# Beside others, installed into environments of their own under .peers/: queues, and (7 GB) what embeds.
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.queue --install
+	$(BIN)/python -m benchmarks.peers --install
 
 # Pictures of every page of the dashboard, in build/screenshots; those of docs/images anew.
 screenshots: $(VENV)/.dev

@@ -1,5 +1,6 @@
-"""`make bench`: every benchmark of the project alone, against physical limits. About half an hour: ratelimit takes
-nine minutes of it and starvation eight, for they wait for real minutes.
+"""`make bench`: the benchmarks of the project alone, against physical limits. Somewhat over half an hour: ratelimit
+takes nine minutes of it and starvation eight, for they wait for real minutes. Run by name only, since they fill tables
+of millions of rows or install packages: backlog, dashboard, scaling.
 
 python -m benchmarks [NAME ...]
 """
@@ -24,6 +25,7 @@ ALL = (
     "uploads",
     "trigger_cost",
     "backfill",
+    "trickle",
 )
 
 
@@ -34,8 +36,11 @@ def main() -> int:
         print(f"\n== {name}", flush=True)
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode != 0:
             failed.append(name)
+    print(
+        "\npython -m benchmarks.report writes these figures into the pages, python -m benchmarks.plots draws them"
+    )
     if failed:
-        print(f"\nfailed: {', '.join(failed)}")
+        print(f"failed: {', '.join(failed)}")
     return len(failed)
 
 

@@ -21,7 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # The code of this checkout, also where a copy of the repository is checked (tests/test_docs.py).
 sys.path.insert(0, str(ROOT / "src"))
 
-STEPS = ("draw_states.py", "generate_reference.py")
+# Each is told --check; it prints its faults, and ends with 1 where there are any.
+STEPS = (
+    "scripts/draw_states.py",
+    "scripts/generate_reference.py",
+    "-m benchmarks.report",
+    "-m benchmarks.plots",
+)
 SKIPPED_FOLDERS = {".git", ".venv", ".embedmill", ".peers", "__pycache__", "build", "dist", "node_modules"}
 LARGEST_READ_BYTES = 4_000_000
 # Texts by others, which are shipped as they are.
@@ -57,12 +63,12 @@ def main() -> int:
 
 
 def stale_pages() -> Iterator[str]:
-    """Pages that are not as the code says, in the words of the script that makes them."""
+    """Pages that are not as the code or a result file says, in the words of what makes them."""
     for step in STEPS:
-        command = [sys.executable, str(ROOT / "scripts" / step), "--check"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, *step.split(), "--check"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            yield (done.stdout + done.stderr).strip() or f"scripts/{step} failed"
+            yield from (done.stdout + done.stderr).strip().splitlines() or [f"{step} failed"]
 
 
 def faults_of(path: Path, text: str) -> Iterator[str]:

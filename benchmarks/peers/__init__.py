@@ -1,0 +1,1 @@
+"""Bulk embedding beside other systems: the same texts, the same server, the same provider stand-in."""
