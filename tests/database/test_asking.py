@@ -103,18 +103,44 @@ async def test_many_at_once_each_get_their_own_answer(connection: AskedConnectio
     assert answers == [[(n,)] for n in range(50)]
 
 
-async def test_cancelled_it_answers_the_next_question_and_not_the_last(connection: AskedConnection) -> None:
+async def test_cancelled_it_answers_the_next_question_and_not_the_last(
+    connection: AskedConnection, database: str
+) -> None:
     """The late answer would be taken for that to the next question."""
-    for seconds in (0.0, 0.001, 0.05):
+    for is_begun in (False, False, True):  # first to prepare it, then to run it
         task = asyncio.create_task(connection.ask("SELECT 'late' FROM pg_sleep(60)", {}))
-        await asyncio.sleep(seconds)
+        await (until_asleep(database, connection) if is_begun else asyncio.sleep(0))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await connection.ask("SELECT 'next'", {}) == [("next",)]
 
 
-async def test_cancelled_within_a_transaction_it_leaves_none_open(connection: AskedConnection) -> None:
+async def test_a_server_that_has_not_heard_the_cancel_is_told_again(
+    connection: AskedConnection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose backend had not read the statement yet when it was told the first time."""
+    cancel, told = connection.cancel_safe, 0
+
+    async def overheard_once(*, timeout: float) -> None:  # noqa: ASYNC109 - as psycopg has it
+        nonlocal told
+        told += 1
+        if told > 1:
+            await cancel(timeout=timeout)
+
+    monkeypatch.setattr(connection, "cancel_safe", overheard_once)
+    task = asyncio.create_task(connection.ask("SELECT 'late' FROM pg_sleep(60)", {}))
+    await until_asleep(database, connection)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told > 1
+    assert await connection.ask("SELECT 'next'", {}) == [("next",)]
+
+
+async def test_cancelled_within_a_transaction_it_leaves_none_open(
+    connection: AskedConnection, database: str
+) -> None:
     await connection.execute("CREATE TEMP TABLE notes (id int)")
 
     async def write() -> None:
@@ -123,7 +149,7 @@ async def test_cancelled_within_a_transaction_it_leaves_none_open(connection: As
             await connection.ask("SELECT pg_sleep(60)", {})
 
     task = asyncio.create_task(write())
-    await asyncio.sleep(0.1)
+    await until_asleep(database, connection)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -131,14 +157,14 @@ async def test_cancelled_within_a_transaction_it_leaves_none_open(connection: As
 
 
 async def test_cancelled_where_the_server_is_deaf_it_ends_the_connection(
-    connection: AskedConnection, monkeypatch: pytest.MonkeyPatch
+    connection: AskedConnection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unheard(*, timeout: float) -> None:  # noqa: ASYNC109 - as psycopg has it
         raise psycopg.errors.CancellationTimeout("nobody hears")
 
     monkeypatch.setattr(connection, "cancel_safe", unheard)
     task = asyncio.create_task(connection.ask("SELECT 'late' FROM pg_sleep(60)", {}))
-    await asyncio.sleep(0.05)
+    await until_asleep(database, connection)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -149,12 +175,17 @@ async def test_cancelled_where_the_server_is_deaf_it_ends_the_connection(
 
 async def test_a_session_that_is_cut_says_so(connection: AskedConnection, database: str) -> None:
     asked = asyncio.create_task(connection.ask("SELECT %(id)s::uuid FROM pg_sleep(60)", {"id": uuid4()}))
+    await until_asleep(database, connection)
     with psycopg.connect(database, autocommit=True) as other:
-        while not other.execute(
-            "SELECT pg_terminate_backend(%s) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'",
-            (connection.info.backend_pid, connection.info.backend_pid),
-        ).fetchone():
-            await asyncio.sleep(0.01)
+        other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
     with pytest.raises(psycopg.OperationalError):
         await asked
     assert connection.closed
+
+
+async def until_asleep(database: str, connection: AskedConnection) -> None:
+    """Until the server is within the `pg_sleep` that the connection asked for."""
+    asked = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+    with psycopg.connect(database, autocommit=True) as other:
+        while not other.execute(asked, (connection.info.backend_pid,)).fetchall():
+            await asyncio.sleep(0.01)

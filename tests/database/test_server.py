@@ -53,9 +53,12 @@ def test_a_fresh_and_a_migrated_database_will_do(empty_database: str, database: 
 
 
 def test_one_s_own_postgresql_16_will_do_and_is_migrated(postgres16: str) -> None:
-    with psycopg.connect(postgres16) as connection:
+    with psycopg.connect(postgres16, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE own")
+    own = with_database(postgres16, "own")
+    with psycopg.connect(own) as connection:
         assert check_server(connection).version.startswith("16.")
-    with psycopg.connect(postgres16) as connection:
+    with psycopg.connect(own) as connection:
         assert migrate(connection).changed
 
 

@@ -163,7 +163,7 @@ async def test_a_long_read_of_the_history_holds_up_no_completion_for_a_new_day(
     """Making and dropping days needs a lock that a reader denies: given up soon, tried again the next time."""
     generation = pipeline.generation.id
     await app.database.fetch(
-        f"DROP TABLE embedmill.embedding_queue_history_{datetime.now(UTC).date() + timedelta(days=7):%Y%m%d}"  # type: ignore[arg-type]
+        f"DROP TABLE IF EXISTS embedmill.embedding_queue_history_{datetime.now(UTC).date() + timedelta(days=7):%Y%m%d}"  # type: ignore[arg-type]
     )
     async with app.database.transaction() as reader:
         await reader.execute("SELECT count(*) FROM embedmill.embedding_queue_history")

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -67,13 +68,20 @@ async def test_sweeps_at_the_same_moment_rescue_each_item_once(app: App, pipelin
 
 async def test_a_new_day_s_partitions_are_made_by_the_leader_though_eight_would_lead(app: App) -> None:
     partitions = await history_partitions(app)
-    assert len(partitions) == 9
+    assert len(partitions) >= 9  # more where the template of this database is from the day before
     for partition in partitions:
         if not partition.endswith("_rest"):
             await app.database.fetch(f"DROP TABLE {partition}".encode())
+    began = today()
     outcomes = await asyncio.gather(*(sweep(app.database, uuid4(), QueueConfig()) for _ in range(8)))
     assert [each["make_partitions"] for each in outcomes if each] == ["8 partitions"]
-    assert await history_partitions(app) == partitions
+    days = [{f"{begin + timedelta(days=day):%Y%m%d}" for day in range(8)} for begin in (began, today())]
+    made = {partition.rpartition("_")[2] for partition in await history_partitions(app)}
+    assert made - {"rest"} in days
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
 
 
 async def history_partitions(app: App) -> list[str]:

@@ -4,6 +4,7 @@ with no cursor in between. Owns that round trip; must not know what is asked, no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -16,6 +17,8 @@ from psycopg import abc, adapt, pq
 _PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)")
 _OUTDATED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
 _TAKE_BACK_SECONDS = 5.0
+_HEARD_SECONDS = 0.1
+"""A server that has not read the statement yet does not hear that it is cancelled: it is told again after so long."""
 _ANSWERS = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 
@@ -118,11 +121,19 @@ class AskedConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         """Nobody waits for the answer any more, which would be taken for that to the next question."""
         try:
             async with asyncio.timeout(_TAKE_BACK_SECONDS):
-                await self.cancel_safe(timeout=_TAKE_BACK_SECONDS)
-                while await self._next_result() is not None:
+                while not await self._ends_cancelled():
                     pass
         except (TimeoutError, psycopg.Error, asyncio.CancelledError):
             self.pgconn.finish()
+
+    async def _ends_cancelled(self) -> bool:
+        await self.cancel_safe(timeout=_TAKE_BACK_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_SECONDS):
+                while await self._next_result() is not None:
+                    pass
+                return True
+        return False
 
 
 async def _readiness(
