@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from embedmill.search.searcher import Searcher
     from embedmill.sources.auditor import Auditor
     from embedmill.sources.reader import RecordReader
+    from embedmill.sources.saving import Saved
     from embedmill.worker.loop import Companion, Worker
 
 _OPENAI_KEYS = ("EMBEDMILL_OPENAI_API_KEY", "OPENAI_API_KEY")
@@ -205,14 +206,15 @@ class App:
             if not parses:
                 return []
             always: list[Companion] = [
-                self.record_reader(worker_id),
+                # What is read is embedded at once, and not at the next poll.
+                self.record_reader(worker_id, on_saved=lambda source_id, saved: made.wake()),
                 self.generation_builder(),
                 self.column_writer(),
                 self.auditor(),
             ]
             return [*always, self.parse_runner(worker_id)] if has_service_parts() else always
 
-        return Worker(
+        made = Worker(
             self.database,
             self.provider,
             options,
@@ -220,6 +222,7 @@ class App:
             companions=companions,
             telemetry=telemetry,
         )
+        return made
 
     def parse_runner(self, worker_id: UUID) -> ParseRunner:
         """Parses staged jobs in the name of a worker."""
@@ -245,11 +248,20 @@ class App:
             telemetry=self.telemetry,
         )
 
-    def record_reader(self, worker_id: UUID, *, source_ids: Sequence[int] | None = None) -> RecordReader:
-        """Reads what has changed in tables and shard feeds, and their backfills, in the name of a worker."""
+    def record_reader(
+        self,
+        worker_id: UUID,
+        *,
+        source_ids: Sequence[int] | None = None,
+        on_saved: Callable[[int, Saved], None] = lambda source_id, saved: None,
+    ) -> RecordReader:
+        """Reads what has changed in tables and shard feeds, and their backfills, in the name of a worker; `on_saved` is
+        told of each batch."""
         from embedmill.sources.reader import RecordReader
 
-        return RecordReader(self.database, self.cutter(), worker_id=worker_id, source_ids=source_ids)
+        return RecordReader(
+            self.database, self.cutter(), worker_id=worker_id, source_ids=source_ids, on_saved=on_saved
+        )
 
     def auditor(self) -> Auditor:
         """Carries out audits that were ordered or are due."""

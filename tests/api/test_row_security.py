@@ -254,6 +254,8 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         "average_tokens",
         "waiting_items",
         "source_coverage",
+        "matching_chunks",
+        "search_text",
     }
     for name, (settings, rights) in definers.items():
         assert "search_path=pg_catalog, pg_temp" in settings, name
@@ -280,6 +282,12 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
             None,
             (None,),
         }
+        match = "SELECT embedmill.matching_chunks(%s, NULL, NULL, NULL, NULL)"
+        text = "SELECT * FROM embedmill.search_text(%s, 'the', 10, NULL, NULL, NULL)"
+        assert connection.execute(match, (foreign,)).fetchall() == [([],)]
+        assert connection.execute(text, (foreign,)).fetchall() == []
+        with psycopg.connect(seeded.admin_url) as admin:
+            assert admin.execute(match, (foreign,)).fetchall() != [([],)]
         for call in ("launch_job", "resume_job", "retry_job", "delete_job"):
             statement = sql.SQL("SELECT embedmill.{}(%s)").format(sql.Identifier(call))
             with pytest.raises(psycopg.Error, match="there is no ingestion job"), connection.transaction():

@@ -4,11 +4,14 @@ again and again its last text and little more."""
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.sources.reader import CALM_SECONDS, RecordReader
+from embedmill.sources.reading import STEADY_SECONDS
 from embedmill.sources.table_plans import TablePlan
 from embedmill.sources.tables import add_table
 from tests.support.audit import assert_books_balance
@@ -95,6 +98,35 @@ async def test_a_row_edited_fifty_times_in_a_second_is_paid_for_a_few_times_with
         worker.stop()
     assert await chunks_of(app, 1) == ["What was said at last, number 49."]
     assert 1 <= provider.stats()["inputs_paid"] <= 6
+    await assert_books_balance(app)
+
+
+async def test_a_row_that_was_read_a_moment_ago_waits_and_keeps_no_other_waiting(
+    app: App, pipeline: Pipeline
+) -> None:
+    await add_articles(app, pipeline)
+    await work_until_quiet(app)
+    cutter = app.cutter()
+    reader = RecordReader(app.database, cutter, worker_id=uuid4())
+    notes = "SELECT keys FROM embedmill.record_changes ORDER BY id"
+    try:
+        await set_body(app, 1, "What was said first.")
+        assert await reader.read_one_source()
+        await set_body(app, 1, "What was said then.")
+        await set_body(app, 2, "What another said.")
+        await asyncio.sleep(CALM_SECONDS)
+        assert await reader.read_one_source()
+        assert await app.database.fetch(notes) == [(["1"],)]
+        await asyncio.sleep(STEADY_SECONDS)
+        assert await reader.read_one_source()
+        assert await app.database.fetch(notes) == []
+    finally:
+        await cutter.aclose()
+    await work_until_quiet(app)
+    assert [await chunks_of(app, number) for number in (1, 2)] == [
+        ["What was said then."],
+        ["What another said."],
+    ]
     await assert_books_balance(app)
 
 

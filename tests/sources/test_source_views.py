@@ -9,6 +9,7 @@ import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.embed.generations import keep_index
 from embedmill.sources.table_changes import remove_table
 from embedmill.sources.table_plans import TablePlan
 from embedmill.sources.tables import add_table, find_table
@@ -106,6 +107,24 @@ async def test_a_shard_feed_is_searched_by_its_type(
     await work_until_quiet(app)
     rows = await search(app, "articles", literal("Rye.", pipeline.generation.dimensions), 1)
     assert [(row[0], row[1]) for row in rows] == [("b", "Rye.")]
+
+
+async def test_many_documents_are_searched_by_the_index_and_few_of_them_one_by_one(
+    app: App, pipeline: Pipeline, provider: RunningProvider
+) -> None:
+    feed = await add_feed(app, pipeline, "articles")
+    await push_shards(app, feed, {f"n{n}": f"Article {n}." for n in range(1_100)})
+    await work_until_quiet(app)
+    await app.database.fetch(
+        "UPDATE embedmill.knowledge_documents SET metadata = '{\"shelf\": 1}' WHERE source_id LIKE '%99'"
+    )
+    await keep_index(app.database, pipeline)
+    query = literal("Article 99.", pipeline.generation.dimensions)
+    many = await search(app, "articles", query, 20)
+    assert (len(many), many[0][0]) == (20, "n99")
+    few = await search(app, "articles", query, 20, '{"shelf": 1}')
+    assert (len(few), few[0][0]) == (11, "n99")
+    assert [row[2] for row in few] == sorted((row[2] for row in few), reverse=True)
 
 
 async def test_wrong_questions_are_told(app: App, pipeline: Pipeline, provider: RunningProvider) -> None:

@@ -20,6 +20,9 @@ from embedmill.core.chunking_units import Units, cut_into_units
 from embedmill.core.documents import Chunk, ChunkPlan, ParsedDocument, Place
 from embedmill.errors import ConfigurationError, DocumentError
 
+_LIKELY_CHARACTERS_PER_TOKEN = 6
+"""Text of more characters for each token of the plan rarely fits whole."""
+
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Counts tokens as the model does, the special tokens it adds to each text included."""
 
@@ -34,6 +37,8 @@ def chunk_document(document: ParsedDocument, plan: ChunkPlan, count_tokens: Coun
     _check_plan(plan)
     if plan.is_whole:
         return _whole(document.text, plan.max_tokens, count_tokens)
+    if not document.is_markdown and (short := _short(document.text, plan.max_tokens, count_tokens)):
+        return short
     scale = Scale(count_tokens)
     limit = plan.max_tokens - scale.special_tokens
     if limit < 1:
@@ -95,6 +100,16 @@ def _whole(text: str, max_tokens: int, count_tokens: CountTokens) -> tuple[Chunk
             "chunks.",
         )
     return (Chunk(0, start, end, text[start:end], tokens),)
+
+
+def _short(text: str, max_tokens: int, count_tokens: CountTokens) -> tuple[Chunk, ...]:
+    """The one chunk of a text that fits as it is, as most rows of a table do: there is nothing to choose, and weighing
+    its words takes ten times as long. None where it does not fit, or is too long to be worth counting."""
+    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    if start >= end or end - start > max_tokens * _LIKELY_CHARACTERS_PER_TOKEN:
+        return ()
+    tokens = count_tokens([text[start:end]])[0]
+    return (Chunk(0, start, end, text[start:end], tokens),) if tokens <= max_tokens else ()
 
 
 def _check_plan(plan: ChunkPlan) -> None:

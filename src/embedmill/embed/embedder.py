@@ -48,8 +48,10 @@ from embedmill.ports import SILENT, EmbeddingProvider, EmbeddingResponse, Teleme
 REFUSED_DELAY_SECONDS = 60.0
 # After so many calls, or claims served by copies alone, an embedder makes room where others wait.
 TURN_STEPS = 4
-# How long a call that is not full waits for more work while others are in flight.
+# How long a call that is not full waits for more work while others are in flight, where work comes in numbers: of a
+# trickle nothing more comes in so short a time, and somebody waits for it.
 LINGER_SECONDS = 0.02
+LINGER_INPUTS = 16
 # Of a call's jobs, so many are named in a line of the log.
 MOST_JOBS_TOLD = 5
 
@@ -154,6 +156,10 @@ class Embedder:
         if at_once:
             self._turn_steps = 0
 
+    def nudge(self) -> None:
+        """There may be more to claim: whoever waits for a moment looks now."""
+        self._news.set()
+
     async def heed(self, cancelled: Collection[int], *, has_budget: bool) -> None:
         """What the worker's look has found: items whose job was cancelled, which may be this embedder's, and whether
         the tenant has any budget."""
@@ -210,7 +216,7 @@ class Embedder:
     async def _next_call(self, slot: Slot) -> list[Unit]:
         """As much as fits into a call, of what is ready; [] where that is nothing, or we must end."""
         await self._fill()
-        if not self._packer.is_full and self._calls_out and len(self._packer):
+        if not self._packer.is_full and self._calls_out and len(self._packer) >= LINGER_INPUTS:
             # More may come in a moment, and others are at work: a fuller call is worth the wait.
             slot.release()
             await self._wait_for_news()

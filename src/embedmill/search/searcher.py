@@ -220,31 +220,53 @@ class Searcher:
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter
     ) -> list[tuple[int, float]]:
-        await connection.execute(_SQL["tune"], {"candidates": candidates})
         generation = self._pipeline.generation
-        name = "by_vector_unfiltered" if where.is_empty else "by_vector"
+        values = {
+            "generation_id": generation.id,
+            "query": vector,
+            "candidates": candidates,
+            **_filter_values(where),
+        }
+        found = await self._in_table(connection, values, is_filtered=not where.is_empty)
+        cursor = await connection.execute(_SQL["in_columns"], values)
+        found += await cursor.fetchall()
+        best = sorted(found, key=lambda row: -row[1])[:candidates]
+        return [(row[0], float(row[1])) for row in best]
+
+    async def _in_table(
+        self, connection: Connection, values: dict[str, Any], *, is_filtered: bool
+    ) -> list[tuple[Any, ...]]:
+        """A filter that leaves few is answered by them; else the index goes past what it rejects. Where that comes to
+        its end before the page is full, what is left is nowhere near: it is compared one by one after all."""
+        reach = await self._tune(connection, values)
+        if not is_filtered:
+            return await self._ask_vectors(connection, "by_vector_unfiltered", values)
+        few = await self._ask_vectors(connection, "few_by_vector", {**values, "most": reach})
+        if few != [(None, None)]:
+            return few
+        near = await self._ask_vectors(connection, "by_vector", values)
+        if len(near) == values["candidates"]:
+            return near
+        return await self._ask_vectors(connection, "few_by_vector", {**values, "most": None})
+
+    async def _tune(self, connection: Connection, values: dict[str, Any]) -> int | None:
+        index = f"embedmill.vectors_{self._pipeline.generation.id}_hnsw"
+        cursor = await connection.execute(_SQL["tune"], {"candidates": values["candidates"], "index": index})
+        row = await cursor.fetchone()
+        return row[-1] if row else None
+
+    async def _ask_vectors(
+        self, connection: Connection, name: str, values: dict[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        generation = self._pipeline.generation
         statement = _SQL[name].format(
             vectors=vectors_table(generation.id),
             type=sql.SQL("vector({})" if generation.storage == "vector" else "halfvec({})").format(
                 sql.Literal(generation.dimensions)
             ),
         )
-        cursor = await connection.execute(
-            statement, {"query": vector, "candidates": candidates, **_filter_values(where)}
-        )
-        found = await cursor.fetchall()
-        cursor = await connection.execute(
-            _SQL["in_columns"],
-            {
-                "generation_id": generation.id,
-                "query": vector,
-                "candidates": candidates,
-                **_filter_values(where),
-            },
-        )
-        found += await cursor.fetchall()
-        best = sorted(found, key=lambda row: -row[1])[:candidates]
-        return [(row[0], float(row[1])) for row in best]
+        cursor = await connection.execute(statement, values)
+        return await cursor.fetchall()
 
     async def _by_text(
         self, connection: Connection, words: str, candidates: int, where: Filter
@@ -252,10 +274,8 @@ class Searcher:
         cursor = await connection.execute(
             _SQL["by_text"],
             {
+                "generation_id": self._pipeline.generation.id,
                 "words": words.replace("\x00", " "),
-                "config": self._pipeline.text_search_config,
-                "pipeline_id": self._pipeline.id,
-                "chunk_set": self._pipeline.generation.chunk_set,
                 "candidates": candidates,
                 **_filter_values(where),
             },

@@ -31,9 +31,11 @@ _log = structlog.get_logger(__name__)
 TROUBLED_SECONDS = 30.0
 # How long one source is read before others have their turn.
 TURN_SECONDS = 5.0
-# Few changes are not followed by more reading of changes before this: a row that is edited again and again would be
-# embedded again and again.
-CALM_SECONDS = 0.4
+# Few changes are not followed by more reading of changes before this: what comes meanwhile is read together. (A row
+# that is edited again and again is held back for longer, by itself: reading.py.)
+CALM_SECONDS = 0.03
+# Where something was read, more is likely to come: it is looked for as often for so long.
+BUSY_SECONDS = 5.0
 # The server's word on what it was asked, and not on itself, though psycopg counts it among the latter.
 _OF_THE_SOURCE = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.QueryCanceled)
 
@@ -87,10 +89,14 @@ class RecordReader:
             await self._cutter.aclose()
 
     async def _read_sources(self) -> None:
+        clock, busy_until = asyncio.get_running_loop().time, 0.0
         while not self._stopping.is_set():
-            if not await patiently(self.read_one_source):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._poll_seconds)
+            if await patiently(self.read_one_source):
+                busy_until = clock() + BUSY_SECONDS
+                continue
+            pause = CALM_SECONDS if clock() < busy_until else self._poll_seconds
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def read_one_source(self) -> bool:
         """Lease a source that has something to read and read it for a turn; False where there was nothing to do."""

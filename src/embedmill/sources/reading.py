@@ -40,6 +40,8 @@ BATCH_ROWS = 500
 BATCH_CHARACTERS = 4_000_000
 # What is read ahead of the embedding: enough to fill the largest calls in flight, and no table as a queue.
 WINDOW_ITEMS = 20_000
+# A row that was read is not read again before this: edited without a pause, it would be embedded without a pause.
+STEADY_SECONDS = 0.4
 # A batch whose documents others keep changing is read anew so often before it is left for later.
 ATTEMPTS = 5
 
@@ -99,7 +101,14 @@ class SourceReading:
     async def read_changes(self) -> Saved | None:
         """One batch of what has changed."""
         changes = await self._database.fetch(
-            _SQL["next_changes"], {"record_source_id": self.source.id, "limit": self._change_rows}
+            _SQL["next_changes"],
+            {
+                "record_source_id": self.source.id,
+                "pipeline_id": self._pipeline.id,
+                "source_type": self.source.name,
+                "steady_seconds": STEADY_SECONDS,
+                "limit": self._change_rows,
+            },
         )
         if not changes:
             return None

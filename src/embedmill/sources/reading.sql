@@ -7,9 +7,19 @@ SELECT record_source_id, reader_token
 SELECT embedmill.release_record_source(%(record_source_id)s, %(reader_token)s, %(rest_seconds)s);
 
 -- name: next_changes
--- The oldest change rows of a source.
-SELECT id, operation::text, keys FROM embedmill.record_changes
- WHERE record_source_id = %(record_source_id)s ORDER BY id LIMIT %(limit)s;
+-- The oldest change rows of a source, but for edits of rows that were read a moment ago: those wait for a moment too, and
+-- edit after edit of a row is read once. A row is always read as it stands, so nothing is lost by the order.
+SELECT r.id, r.operation::text, r.keys FROM embedmill.record_changes r
+ WHERE r.record_source_id = %(record_source_id)s
+   AND (r.operation <> 'U' OR r.changed_at < clock_timestamp() - make_interval(secs => %(steady_seconds)s)
+        OR NOT EXISTS (
+        SELECT FROM unnest(r.keys) AS k (key)
+         CROSS JOIN LATERAL (
+            SELECT d.updated_at FROM embedmill.knowledge_documents d
+             WHERE d.pipeline_id = %(pipeline_id)s AND d.source_type = %(source_type)s AND d.source_id = k.key
+             LIMIT 1) d
+         WHERE d.updated_at > clock_timestamp() - make_interval(secs => %(steady_seconds)s)))
+ ORDER BY r.id LIMIT %(limit)s;
 
 -- name: take_truncation
 SELECT embedmill.take_truncation(%(record_source_id)s, %(change_id)s);

@@ -141,6 +141,8 @@ class Worker:
     def wake(self) -> None:
         """There may be new work: look now and not at the next poll."""
         self._wake.set()
+        for embedder in self._embedders.values():
+            embedder.nudge()
 
     def troubles(self) -> dict[int, str]:
         """Why generations do not get on here, one sentence for each: refused, limited, the provider away."""

@@ -151,7 +151,10 @@ CREATE OR REPLACE FUNCTION embedmill.search(
     p_source text, p_query vector, p_limit integer DEFAULT 10, p_filter jsonb DEFAULT '{}', p_pipeline text DEFAULT NULL)
 RETURNS TABLE (key text, chunk_id bigint, ordinal integer, chunk text, score double precision, metadata jsonb)
 -- pgvector is found where it was installed (the migrator's path), whatever path the caller has.
-LANGUAGE plpgsql SET search_path FROM CURRENT SET hnsw.iterative_scan = 'strict_order' SET hnsw.ef_search = 100 AS $$
+-- Where source and filter leave few documents, they are compared one by one (`measured` keeps the planner from the index,
+-- which stops before it has seen all); else the scan of an index goes on past what they reject.
+LANGUAGE plpgsql SET search_path FROM CURRENT SET hnsw.iterative_scan = 'strict_order' SET hnsw.ef_search = 100
+SET hnsw.max_scan_tuples = 1000000 SET hnsw.scan_mem_multiplier = 8 AS $$
 #variable_conflict use_column
 DECLARE
     v_ids integer[];
@@ -161,6 +164,8 @@ DECLARE
     v_from text;
     v_vector text;
     v_distance text;
+    v_reach integer;
+    v_found integer;
 BEGIN
     SELECT array_agg(r.id) INTO v_ids
       FROM embedmill.record_sources r JOIN embedmill.pipelines p ON p.id = r.pipeline_id
@@ -192,10 +197,21 @@ BEGIN
                          t.relation, s.pipeline_id, s.name, embedmill.key_expression(t.key_columns, 't.'), g.chunk_set);
     END IF;
     v_distance := format('%s <=> $3::%s(%s)', v_vector, g.storage::regtype, g.dimensions);
+    SELECT embedmill.scan_reach(reltuples, p_limit) INTO v_reach
+      FROM pg_class WHERE oid = coalesce(t.relation, format('embedmill.%I', 'vectors_' || g.id)::regclass);
+    SELECT count(*) INTO v_found
+      FROM (SELECT FROM embedmill.knowledge_documents d
+             WHERE d.record_source_id = s.id AND d.metadata @> p_filter LIMIT v_reach + 1) found;
     RETURN QUERY EXECUTE format(
-        'SELECT d.source_id, c.id, c.ordinal, c.text, 1 - (%1$s), d.metadata FROM %2$s'
-        ' WHERE d.record_source_id = $1 AND d.metadata @> $2 AND %3$s IS NOT NULL ORDER BY %1$s LIMIT $4',
-        v_distance, v_from, v_vector)
+        CASE WHEN v_found <= v_reach THEN
+            'WITH measured AS MATERIALIZED ('
+            '    SELECT d.source_id, c.id, c.ordinal, c.text, %1$s AS distance, d.metadata FROM %2$s'
+            '     WHERE d.record_source_id = $1 AND d.metadata @> $2 AND %3$s IS NOT NULL)'
+            ' SELECT source_id, id, ordinal, text, 1 - distance, metadata FROM measured ORDER BY distance LIMIT $4'
+        ELSE
+            'SELECT d.source_id, c.id, c.ordinal, c.text, 1 - (%1$s), d.metadata FROM %2$s'
+            ' WHERE d.record_source_id = $1 AND d.metadata @> $2 AND %3$s IS NOT NULL ORDER BY %1$s LIMIT $4'
+        END, v_distance, v_from, v_vector)
     USING s.id, p_filter, p_query, p_limit;
 END
 $$;

@@ -212,7 +212,6 @@ CREATE INDEX ingestion_jobs_completed ON embedmill.ingestion_jobs (tenant_id, cr
 CREATE INDEX ingestion_jobs_cancelled ON embedmill.ingestion_jobs (tenant_id, created_at) WHERE status = 'cancelled';
 CREATE INDEX ingestion_jobs_failed ON embedmill.ingestion_jobs (tenant_id, created_at) WHERE status = 'failed';
 CREATE INDEX dead_letters_document ON embedmill.dead_letters (document_id) WHERE resolved_at IS NULL;
-CREATE INDEX dead_letters_generation ON embedmill.dead_letters (generation_id) WHERE resolved_at IS NULL;
 
 -- (queue) Whoever dealt with a dead letter, and what was noted of it.
 ALTER TABLE embedmill.dead_letters ADD COLUMN resolved_by text, ADD COLUMN note text;

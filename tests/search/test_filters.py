@@ -1,0 +1,119 @@
+"""Filters over an indexed generation: a page is as full and as right as without the index, whether the filter leaves
+few chunks, many, or many where the index's scan does not come. The stand-in gives equal texts equal vectors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from psycopg import sql
+
+from embedmill.app import App
+from embedmill.database.pipelines import Pipeline
+from embedmill.database.pool import SERVICE_ROLE, Database
+from embedmill.embed.generations import keep_index
+from embedmill.search import searcher as searching
+from embedmill.search.searcher import Filter, Mode, Searcher
+from tests.support.provider import start_provider
+from tests.support.work import add_document, app_on, run_worker_until_settled, stand_in_pipeline
+
+SHELVES, CHUNKS = 8, 300
+
+
+@pytest.fixture
+async def full(database: str, tmp_path: Path) -> AsyncIterator[tuple[App, Pipeline, Searcher]]:
+    """Eight documents of 300 chunks, seven of them in German, and an index."""
+    batch = uuid4()
+    with start_provider(dimensions=64) as provider:
+        async with app_on(database, tmp_path) as app:
+            pipeline = await stand_in_pipeline(app, provider.base_url, storage="halfvec")
+            for n in range(SHELVES):
+                texts = [f"volume{n} page {i}" for i in range(CHUNKS)]
+                await add_document(app, pipeline, f"/shelf/{n}", texts, batch)
+            await app.database.fetch(
+                "UPDATE embedmill.knowledge_documents SET metadata = jsonb_build_object("
+                "'lang', CASE source_id WHEN '/shelf/0' THEN 'en' ELSE 'de' END)"
+            )
+            await run_worker_until_settled(app, batch)
+            await keep_index(app.database, pipeline)
+            model = app.provider(pipeline.generation.spec)
+            yield app, pipeline, Searcher(app.database, pipeline, model)
+            await model.aclose()
+
+
+async def without_index(app: App, pipeline: Pipeline) -> None:
+    await app.database.fetch(
+        sql.SQL("DROP INDEX embedmill.{}").format(sql.Identifier(f"vectors_{pipeline.generation.id}_hnsw"))
+    )
+
+
+async def test_a_filter_that_leaves_few_is_answered_exactly(full: tuple[App, Pipeline, Searcher]) -> None:
+    app, pipeline, searcher = full
+    where = Filter(metadata={"lang": "en"})
+    found = await searcher.search("volume5 page 7", mode=Mode.VECTOR, limit=50, where=where)
+    await without_index(app, pipeline)
+    exact = await searcher.search("volume5 page 7", mode=Mode.VECTOR, limit=50, where=where)
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in exact])
+    assert (len(found), {hit.source_id for hit in found}) == (50, {"/shelf/0"})
+
+
+async def test_a_filter_that_leaves_many_is_answered_by_the_index(
+    full: tuple[App, Pipeline, Searcher],
+) -> None:
+    _, _, searcher = full
+    found = await searcher.search("volume5 page 7", mode=Mode.VECTOR, where=Filter(metadata={"lang": "de"}))
+    assert found[0].text == "volume5 page 7"
+    assert len(found) == 10
+    assert "/shelf/0" not in {hit.source_id for hit in found}
+
+
+async def test_a_scan_that_ends_before_the_page_is_full_is_made_good(
+    full: tuple[App, Pipeline, Searcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where what passes lies far from the query: here the scan is cut short instead."""
+    app, pipeline, searcher = full
+    where = Filter(metadata={"lang": "de"})
+    await without_index(app, pipeline)
+    exact = await searcher.search("volume5 page 7", mode=Mode.VECTOR, limit=100, where=where)
+    await keep_index(app.database, pipeline)
+    tune = searching._SQL["tune"].as_string(None)
+    short = tune.replace("'strict_order'", "'off'").replace("greatest(100, %(candidates)s * 2)", "20")
+    assert short.count("20)::text") == 1
+    monkeypatch.setitem(searching._SQL, "tune", sql.SQL(short))  # type: ignore[arg-type]
+    found = await searcher.search("volume5 page 7", mode=Mode.VECTOR, limit=100, where=where)
+    # Of passages at the same distance either may come first.
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in exact])
+    assert len(found) == 100
+
+
+async def test_many_are_filtered_without_an_index(full: tuple[App, Pipeline, Searcher]) -> None:
+    app, pipeline, searcher = full
+    await without_index(app, pipeline)
+    found = await searcher.search(
+        "volume5 page 7", mode=Mode.VECTOR, where=Filter(source="/shelf/*"), limit=1000
+    )
+    assert len(found) == 1000
+    assert found[0].text == "volume5 page 7"
+
+
+@pytest.mark.parametrize("mode", [Mode.VECTOR, Mode.TEXT])
+async def test_a_service_finds_what_its_tenant_has_and_a_strangers_nothing(
+    full: tuple[App, Pipeline, Searcher], mode: Mode
+) -> None:
+    app, pipeline, searcher = full
+    await app.database.fetch("INSERT INTO embedmill.tenants (slug) VALUES ('stranger')")
+    ((stranger,),) = await app.database.fetch("SELECT id FROM embedmill.tenants WHERE slug = 'stranger'")
+    async with Database(app.database.url, max_connections=1, role=SERVICE_ROLE) as service:
+        for tenant, expected in ((pipeline.tenant_id, 10), (stranger, 0)):
+            own = Searcher(service.for_tenant(tenant, actor="test"), pipeline, searcher._provider)
+            async with service.for_tenant(tenant, actor="test").transaction() as connection:
+                values = (
+                    await own._by_text(connection, "volume0", 10, Filter(metadata={"lang": "en"}))
+                    if mode is Mode.TEXT
+                    else await own._by_vector(
+                        connection, str([0.1] * 64), 10, Filter(metadata={"lang": "en"})
+                    )
+                )
+            assert len(values) == expected
