@@ -78,14 +78,14 @@ class Case(NamedTuple):
 
 CASES = (
     Case("all chunks"),
-    Case("tenant of 50%", tenant="half"),
+    Case("tenant of 10%", tenant="tenth"),
     Case("tenant of 1%", tenant="hundredth"),
     Case("tenant of 0.01%", tenant="ten-thousandth"),
     Case("metadata of 10%", field="tenth"),
     Case("metadata of 1%", field="hundredth"),
     Case("metadata of 1%, far from the query", field="shelf"),
     Case("metadata of 0.1%", field="thousandth"),
-    Case("tenant of 50%, metadata of 1%", tenant="half", field="hundredth"),
+    Case("tenant of 10%, metadata of 1%", tenant="tenth", field="hundredth"),
     Case("all chunks", mode=Mode.TEXT),
     Case("metadata of 1%", mode=Mode.TEXT, field="hundredth"),
     Case("all chunks", mode=Mode.HYBRID),

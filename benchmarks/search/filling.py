@@ -35,7 +35,7 @@ _STORED_ROW = np.dtype(
      ("vector", ">f2", (DIMENSIONS,))]
 )  # fmt: skip
 # Beside the tenant who has `size` chunks, others who share his tables of chunks: so many have one each.
-SHARES = {"default": 1.0, "half": 0.5, "hundredth": 0.01, "ten-thousandth": 0.0001}
+SHARES = {"default": 1.0, "tenth": 0.1, "hundredth": 0.01, "ten-thousandth": 0.0001}
 
 
 @dataclass(frozen=True)
