@@ -25,6 +25,7 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 # A process that stops within a transaction must not hold its locks for ever, also where nobody ends its sessions.
 _IDLE_TIMEOUT = "SET idle_in_transaction_session_timeout = '60s'"
+_GIVE_BACK = "SELECT pg_advisory_unlock_all(); RESET maintenance_work_mem"
 # For this transaction only: the next one on the connection is somebody else's.
 _ON_BEHALF = """
 SELECT set_config('embedmill.tenant_id', %(tenant_id)s, true), set_config('embedmill.actor', %(actor)s, true)
@@ -95,6 +96,16 @@ class Database:
             ) from error
 
     @asynccontextmanager
+    async def session(self) -> AsyncIterator[AskedConnection]:
+        """A connection in autocommit mode for whoever takes advisory locks, or memory for maintenance: it gives them
+        back at the end, also of one who was cancelled while a lock was given and does not know that he has it."""
+        async with self.connection() as connection:
+            try:
+                yield connection
+            finally:
+                await _give_back(connection)
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection with a transaction open: committed at the end, rolled back on an error."""
         async with self.connection() as connection, connection.transaction():
@@ -143,6 +154,15 @@ class TenantDatabase(Database):
     async def transaction(self) -> AsyncIterator[Connection]:
         async with self.connection() as connection:
             yield connection
+
+
+async def _give_back(connection: Connection) -> None:
+    try:
+        await connection.execute(_GIVE_BACK)
+    except BaseException as error:
+        await connection.close()  # then they go with the session
+        if not isinstance(error, psycopg.Error):
+            raise
 
 
 async def assert_service_role(operator: Database, service: Database) -> None:

@@ -189,17 +189,10 @@ class GenerationBuilder:
     async def _lock(self, pipeline_id: int, chunk_set: int) -> AsyncIterator[bool]:
         """Whether we are the one who cuts this set; it ends with our session, if not before."""
         key = {"pipeline_id": str(pipeline_id), "chunk_set": chunk_set}
-        async with self._database.connection() as connection:
-            try:
-                cursor = await connection.execute(_SQL["try_lock_cutting"], key)
-                row = await cursor.fetchone()
-                is_ours = bool(row and row[0])
-                yield is_ours
-                if is_ours:
-                    await connection.execute(_SQL["unlock_cutting"], key)
-            except BaseException:
-                await connection.close()
-                raise
+        async with self._database.session() as connection:
+            cursor = await connection.execute(_SQL["try_lock_cutting"], key)
+            row = await cursor.fetchone()
+            yield bool(row and row[0])
 
 
 def _chunks(

@@ -23,9 +23,6 @@ SELECT embedmill.build_step(%(generation_id)s, %(window)s, %(documents)s);
 -- One cutter for each set of chunks: two would cut the same texts. Never waited for.
 SELECT pg_try_advisory_lock(hashtext('embedmill cutting ' || %(pipeline_id)s), %(chunk_set)s);
 
--- name: unlock_cutting
-SELECT pg_advisory_unlock(hashtext('embedmill cutting ' || %(pipeline_id)s), %(chunk_set)s);
-
 -- name: stale_documents
 -- Documents to be cut, with their text and what is known of its places.
 SELECT document_id, version, record_source_id, media_type, title, is_markdown, places, chunk_places, body,

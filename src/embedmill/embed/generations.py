@@ -21,20 +21,13 @@ async def keep_index(database: Database, pipeline: Pipeline, *, may_build: bool 
     another process is at it; safe to kill at any moment: a half-built index is dropped and built again by the
     next one who comes."""
     generation = pipeline.generation
-    async with database.connection() as connection:
+    async with database.session() as connection:
+        if not await _lock(connection, generation):
+            return IndexStep.KEEP
         try:
-            if not await _lock(connection, generation):
-                return IndexStep.KEEP
-            try:
-                step = await _step(connection, generation, may_build=may_build)
-            except psycopg.errors.UndefinedTable:
-                step = IndexStep.KEEP  # pruned in this instant
-            await connection.execute(_SQL["unlock"], {"generation_id": generation.id})
-        except BaseException:
-            # Cancelled at any word, also while the lock was given: it goes with its session, for nobody knows.
-            await connection.close()
-            raise
-        return step
+            return await _step(connection, generation, may_build=may_build)
+        except psycopg.errors.UndefinedTable:
+            return IndexStep.KEEP  # pruned in this instant
 
 
 async def _step(connection: Connection, generation: Generation, *, may_build: bool) -> IndexStep:
@@ -77,7 +70,6 @@ async def _build(
         )
     )
     await connection.execute(_SQL["analyze"].format(vectors=vectors))
-    await connection.execute("RESET maintenance_work_mem")
 
 
 async def _lock(connection: Connection, generation: Generation) -> bool:

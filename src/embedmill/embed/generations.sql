@@ -28,9 +28,6 @@ SELECT (SELECT embedded FROM embedmill.generation_coverage WHERE generation_id =
 -- One builder for each generation; never waited for, since waiting inside a lock holds back the build.
 SELECT pg_try_advisory_lock(hashtext('embedmill index'), %(generation_id)s);
 
--- name: unlock
-SELECT pg_advisory_unlock(hashtext('embedmill index'), %(generation_id)s);
-
 -- name: more_memory
 -- A graph that does not fit is built many times slower; the setting is this session's only.
 SELECT set_config('maintenance_work_mem',

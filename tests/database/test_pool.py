@@ -1,0 +1,53 @@
+"""What a pool's connection keeps of whoever had it before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+import pytest_asyncio
+
+from embedmill.database.pool import Database
+
+HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+
+
+@pytest_asyncio.fixture
+async def one(database: str) -> AsyncIterator[Database]:
+    """A pool of a single connection."""
+    async with Database(database, max_connections=1) as one:
+        yield one
+
+
+async def hold(one: Database, statement: str, began: asyncio.Event) -> None:
+    async with one.session() as connection:
+        await connection.execute("SET maintenance_work_mem = '77MB'")
+        await connection.execute("SELECT pg_advisory_lock(1)")
+        began.set()
+        await connection.execute(statement.encode())
+
+
+async def test_whoever_is_cancelled_within_a_session_leaves_no_lock_and_the_connection(one: Database) -> None:
+    ((backend, memory),) = await one.fetch("SELECT pg_backend_pid(), current_setting('maintenance_work_mem')")
+    began = asyncio.Event()
+    task = asyncio.create_task(hold(one, "SELECT pg_sleep(60)", began))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await one.fetch(HELD) == [(0,)]
+    assert await one.fetch("SELECT pg_backend_pid(), current_setting('maintenance_work_mem')") == [
+        (backend, memory)
+    ]
+
+
+async def test_what_was_wrong_within_a_session_is_raised_also_where_the_session_is_gone(
+    one: Database,
+) -> None:
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await hold(one, "SELECT * FROM nowhere", asyncio.Event())
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        await hold(one, "SELECT pg_terminate_backend(pg_backend_pid())", asyncio.Event())
+    assert await one.fetch(HELD) == [(0,)]
