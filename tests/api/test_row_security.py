@@ -254,7 +254,8 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         "average_tokens",
         "waiting_items",
         "source_coverage",
-        "matching_chunks",
+        "items_before",
+        "search_vectors",
         "search_text",
     }
     for name, (settings, rights) in definers.items():
@@ -278,16 +279,20 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         waiting = connection.execute("SELECT * FROM embedmill.waiting_items(%s)", (ids[ALPHA],)).fetchall()
         assert waiting in ([], [(None, 0, 0)])
         assert connection.execute("SELECT * FROM embedmill.oldest_items(%s)", (foreign,)).fetchall() == []
+        with psycopg.connect(seeded.admin_url) as admin:
+            item = "SELECT min(id) FROM embedmill.embedding_queue WHERE tenant_id = %s"
+            before = "SELECT ahead, of_other_lanes FROM embedmill.items_before(%s)"
+            (foreign_item,) = admin.execute(item, (ids[ALPHA],)).fetchone() or (None,)
+            assert admin.execute(before, (foreign_item,)).fetchone() != (None, None)
+        assert connection.execute(before, (foreign_item,)).fetchone() == (None, None)
         assert connection.execute("SELECT embedmill.average_tokens(%s)", (foreign,)).fetchone() in {
             None,
             (None,),
         }
-        match = "SELECT embedmill.matching_chunks(%s, NULL, NULL, NULL, NULL)"
         text = "SELECT * FROM embedmill.search_text(%s, 'the', 10, NULL, NULL, NULL)"
-        assert connection.execute(match, (foreign,)).fetchall() == [([],)]
-        assert connection.execute(text, (foreign,)).fetchall() == []
-        with psycopg.connect(seeded.admin_url) as admin:
-            assert admin.execute(match, (foreign,)).fetchall() != [([],)]
+        near = "SELECT * FROM embedmill.search_vectors(%s, '[1]', 10, NULL, NULL, NULL)"
+        for search in (text, near):
+            assert connection.execute(search, (foreign,)).fetchall() == []
         for call in ("launch_job", "resume_job", "retry_job", "delete_job"):
             statement = sql.SQL("SELECT embedmill.{}(%s)").format(sql.Identifier(call))
             with pytest.raises(psycopg.Error, match="there is no ingestion job"), connection.transaction():

@@ -11,12 +11,11 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg import sql
 
 from embedmill.core.ranking import fuse_rankings
 from embedmill.database.pipelines import Pipeline, pipeline_by_id
 from embedmill.database.pool import Connection, Database
-from embedmill.database.queries import load_queries, vectors_table
+from embedmill.database.queries import load_queries
 from embedmill.errors import ConfigurationError, ConflictError, EmbedmillError
 from embedmill.ports import EmbeddingProvider, ProviderSpec
 from embedmill.search.query_call import QueryVectors
@@ -220,53 +219,18 @@ class Searcher:
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter
     ) -> list[tuple[int, float]]:
-        generation = self._pipeline.generation
+        """Of the generation's own table and of columns of users' tables together."""
         values = {
-            "generation_id": generation.id,
+            "generation_id": self._pipeline.generation.id,
             "query": vector,
             "candidates": candidates,
             **_filter_values(where),
         }
-        found = await self._in_table(connection, values, is_filtered=not where.is_empty)
-        cursor = await connection.execute(_SQL["in_columns"], values)
-        found += await cursor.fetchall()
+        found = []
+        for name in ("in_table", "in_columns"):
+            found += await (await connection.execute(_SQL[name], values)).fetchall()
         best = sorted(found, key=lambda row: -row[1])[:candidates]
         return [(row[0], float(row[1])) for row in best]
-
-    async def _in_table(
-        self, connection: Connection, values: dict[str, Any], *, is_filtered: bool
-    ) -> list[tuple[Any, ...]]:
-        """A filter that leaves few is answered by them; else the index goes past what it rejects. Where that comes to
-        its end before the page is full, what is left is nowhere near: it is compared one by one after all."""
-        reach = await self._tune(connection, values)
-        if not is_filtered:
-            return await self._ask_vectors(connection, "by_vector_unfiltered", values)
-        few = await self._ask_vectors(connection, "few_by_vector", {**values, "most": reach})
-        if few != [(None, None)]:
-            return few
-        near = await self._ask_vectors(connection, "by_vector", values)
-        if len(near) == values["candidates"]:
-            return near
-        return await self._ask_vectors(connection, "few_by_vector", {**values, "most": None})
-
-    async def _tune(self, connection: Connection, values: dict[str, Any]) -> int | None:
-        index = f"embedmill.vectors_{self._pipeline.generation.id}_hnsw"
-        cursor = await connection.execute(_SQL["tune"], {"candidates": values["candidates"], "index": index})
-        row = await cursor.fetchone()
-        return row[-1] if row else None
-
-    async def _ask_vectors(
-        self, connection: Connection, name: str, values: dict[str, Any]
-    ) -> list[tuple[Any, ...]]:
-        generation = self._pipeline.generation
-        statement = _SQL[name].format(
-            vectors=vectors_table(generation.id),
-            type=sql.SQL("vector({})" if generation.storage == "vector" else "halfvec({})").format(
-                sql.Literal(generation.dimensions)
-            ),
-        )
-        cursor = await connection.execute(statement, values)
-        return await cursor.fetchall()
 
     async def _by_text(
         self, connection: Connection, words: str, candidates: int, where: Filter

@@ -699,9 +699,7 @@ BEGIN
           AND NOT (embedmill.current_tenant_id() IS NULL AND pg_has_role(v_asks, current_user, 'USAGE')) THEN
         RETURN;
     END IF;
-    PERFORM set_config('search_path', concat_ws(', ', 'pg_catalog', (
-        SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-         WHERE e.extname = 'vector'), 'pg_temp'), true);
+    PERFORM set_config('search_path', embedmill.path_of_vectors(), true);
     FOR v_target IN
         SELECT t.record_source_id, t.column_name, s.name, s.pipeline_id, o.relation, o.key_columns,
                format_type(a.atttypid, a.atttypmod) AS column_type

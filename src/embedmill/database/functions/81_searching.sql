@@ -1,0 +1,179 @@
+-- Searching with an index where row-level security keeps others from it: containment of metadata and a match of words are
+-- not leakproof, so that a service would read every chunk of its tenant's, and whether each vector's document passes a
+-- filter is asked at a tenth of the cost. What stands here runs as the owner and answers only whoever sees the tenant
+-- (caller_sees). After 80_source_views.sql, with whose types pgvector's library comes: without it nobody but a superuser
+-- may name its settings.
+
+-- How far a scan of the HNSW index of so many vectors goes for so many candidates. Of m chunks among n, lying anywhere, k
+-- are found after k * n / m steps through the graph, and a step costs some twenty times what it costs to compare a chunk:
+-- up to five times the square root of k * n chunks are compared one by one (benchmarks/search). NULL without an index.
+CREATE OR REPLACE FUNCTION embedmill.scan_reach(p_vectors double precision, p_candidates integer) RETURNS integer
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT greatest(1000, 5 * sqrt(p_candidates * greatest(p_vectors, 0)))::integer
+$$;
+
+-- The path on which pgvector's operators are found, wherever it was installed.
+CREATE OR REPLACE FUNCTION embedmill.path_of_vectors() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat_ws(', ', 'pg_catalog', (
+        SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+         WHERE e.extname = 'vector'), 'pg_temp')
+$$;
+
+-- The chunks of a generation that a filter leaves; NULL where they are more than p_most (which may be NULL: however
+-- many). Documents are counted up first, by what they are said to have, for there are fewer of them to read. Of the
+-- filter, what is NULL is not asked.
+CREATE OR REPLACE FUNCTION embedmill.matching_chunks(
+    p_generation_id integer, p_document_id bigint, p_source text, p_metadata jsonb, p_most integer)
+RETURNS bigint[]
+-- Planned for what is asked: a plan for any filter could use no index.
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    g embedmill.generations;
+    v_document record;
+    v_documents bigint[] := '{}';
+    v_chunks bigint := 0;
+BEGIN
+    SELECT * INTO STRICT g FROM embedmill.generations WHERE id = p_generation_id;
+    FOR v_document IN
+        SELECT d.id, d.chunk_count FROM embedmill.knowledge_documents d
+         WHERE d.pipeline_id = g.pipeline_id
+           AND (p_document_id IS NULL OR d.id = p_document_id)
+           AND (p_source IS NULL OR d.source_id LIKE p_source)
+           AND (p_metadata IS NULL OR d.metadata @> p_metadata)
+           -- What the index of metadata holds: named, or it is not used.
+           AND (p_metadata IS NULL OR p_metadata = '{}' OR d.metadata <> '{}')
+    LOOP
+        v_chunks := v_chunks + v_document.chunk_count;
+        IF v_chunks > p_most THEN
+            RETURN NULL;
+        END IF;
+        v_documents := v_documents || v_document.id;
+    END LOOP;
+    RETURN ARRAY(
+        SELECT c.id FROM unnest(v_documents) AS d (id) JOIN embedmill.knowledge_chunks c ON c.document_id = d.id
+         WHERE c.chunk_set = g.chunk_set);
+END
+$$;
+
+-- Nearest vectors first, of those in the generation's own table. p_query: as pgvector reads it; p_source: as LIKE reads it;
+-- of the filter, what is NULL is not asked. What a filter leaves is compared one by one where it is little (distances are
+-- kept apart from the order, for which the planner would take the index: that stops before it has seen all). Else the
+-- scan of the index goes on past what does not pass; where it ends before the page is full, what is left is nowhere near,
+-- and is compared one by one after all. The more vectors, the more candidates: a tenth of a percent of them is looked at
+-- for a recall that stays.
+CREATE OR REPLACE FUNCTION embedmill.search_vectors(
+    p_generation_id integer, p_query text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
+RETURNS TABLE (chunk_id bigint, similarity double precision)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
+    SET jit = off SET hnsw.ef_search = 100 SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 8
+    SET hnsw.iterative_scan = 'relaxed_order' AS $$
+DECLARE
+    g embedmill.generations;
+    v_vectors double precision;     -- how many, by the statistics; NULL without an index
+    v_reach integer;
+    v_ids bigint[];
+    v_similarities double precision[];
+    v_distance text;
+    v_near text;
+BEGIN
+    SELECT * INTO g FROM embedmill.generations WHERE id = p_generation_id;
+    IF g.id IS NULL OR NOT embedmill.caller_sees(g.tenant_id) THEN
+        RETURN;
+    END IF;
+    SELECT c.reltuples INTO v_vectors
+      FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+     WHERE i.indexrelid = to_regclass(format('embedmill.vectors_%s_hnsw', g.id)) AND i.indisvalid;
+    v_reach := embedmill.scan_reach(v_vectors, p_limit);
+    PERFORM set_config('search_path', embedmill.path_of_vectors(), true),
+            set_config('hnsw.max_scan_tuples', coalesce(v_reach, 20000)::text, true),
+            set_config('hnsw.ef_search', least(1000, greatest(100, 2 * p_limit, 0.22 * sqrt(v_vectors)))::integer::text, true);
+    v_distance := format('v.embedding <=> $1::%s(%s)', g.storage::regtype, g.dimensions);
+    v_near := format('SELECT v.chunk_id, 1 - (%1$s) AS similarity FROM embedmill.%2$I v WHERE v.embedding IS NOT NULL',
+                     v_distance, 'vectors_' || g.id);
+    IF num_nulls(p_document_id, p_source, p_metadata) = 3 THEN
+        RETURN QUERY EXECUTE format('%s ORDER BY %s LIMIT $2', v_near, v_distance) USING p_query, p_limit;
+        RETURN;
+    END IF;
+    v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, v_reach);
+    IF v_ids IS NULL THEN
+        EXECUTE format(
+            'SELECT array_agg(n.chunk_id), array_agg(n.similarity) FROM (%s'
+            '   AND (SELECT ($3 IS NULL OR d.id = $3) AND ($4 IS NULL OR d.source_id LIKE $4)'
+            '               AND ($5 IS NULL OR d.metadata @> $5)'
+            '          FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id'
+            '         WHERE c.id = v.chunk_id)'
+            ' ORDER BY %s LIMIT $2) n', v_near, v_distance)
+        INTO v_ids, v_similarities USING p_query, p_limit, p_document_id, p_source, p_metadata;
+        IF cardinality(v_ids) = p_limit THEN
+            RETURN QUERY SELECT * FROM unnest(v_ids, v_similarities) AS n (id, similarity) ORDER BY n.similarity DESC;
+            RETURN;
+        END IF;
+        v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, NULL);
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'WITH measured AS MATERIALIZED (%s AND v.chunk_id = ANY ($3))'
+        ' SELECT chunk_id, similarity FROM measured ORDER BY similarity DESC LIMIT $2', v_near)
+    USING p_query, p_limit, v_ids;
+END
+$$;
+
+-- Best full-text rank first. Passages with every word come before those with some: a question in plain words rarely
+-- stands in one passage as a whole. With a word excluded ("-word") nothing is loosened: "or anything without it" would
+-- match everything. Where passages with every word fill the page, the others are not even ranked.
+CREATE OR REPLACE FUNCTION embedmill.search_text(
+    p_generation_id integer, p_words text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
+RETURNS TABLE (chunk_id bigint, rank double precision)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    g embedmill.generations;
+    v_every tsquery;
+    v_asked tsquery;
+    v_found integer;
+BEGIN
+    SELECT * INTO g FROM embedmill.generations WHERE id = p_generation_id;
+    IF g.id IS NULL OR NOT embedmill.caller_sees(g.tenant_id) THEN
+        RETURN;
+    END IF;
+    SELECT websearch_to_tsquery(p.text_search_config, p_words) INTO v_every
+      FROM embedmill.pipelines p WHERE p.id = g.pipeline_id;
+    -- The text of a tsquery is already lexed and quoted; only its operators are replaced.
+    v_asked := CASE WHEN v_every::text LIKE '%!%' THEN v_every ELSE replace(v_every::text, ' & ', ' | ')::tsquery END;
+    v_found := 0;
+    IF v_asked <> v_every THEN
+        SELECT count(*) INTO v_found FROM (
+            SELECT FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
+             WHERE c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set AND c.tsv @@ v_every
+               AND (p_document_id IS NULL OR c.document_id = p_document_id)
+               AND (p_source IS NULL OR d.source_id LIKE p_source)
+               AND (p_metadata IS NULL OR d.metadata @> p_metadata)
+             LIMIT p_limit) found;
+    END IF;
+    RETURN QUERY
+    SELECT c.id, ts_rank_cd(c.tsv, v_asked, 1)::double precision + (c.tsv @@ v_every)::integer
+      FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
+     WHERE c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
+       AND c.tsv @@ CASE WHEN v_found < p_limit THEN v_asked ELSE v_every END
+       AND (p_document_id IS NULL OR c.document_id = p_document_id)
+       AND (p_source IS NULL OR d.source_id LIKE p_source)
+       AND (p_metadata IS NULL OR d.metadata @> p_metadata)
+     ORDER BY 2 DESC, c.id
+     LIMIT p_limit;
+END
+$$;
+
+-- They run with more rights than their caller: by name only, for those who search.
+REVOKE ALL ON FUNCTION embedmill.matching_chunks(integer, bigint, text, jsonb, integer),
+    embedmill.search_vectors(integer, text, integer, bigint, text, jsonb),
+    embedmill.search_text(integer, text, integer, bigint, text, jsonb) FROM PUBLIC;
+DO $$
+DECLARE
+    v_role name;
+BEGIN
+    FOR v_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('embedmill_service', 'embedmill_reader') LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION '
+                       'embedmill.search_vectors(integer, text, integer, bigint, text, jsonb), '
+                       'embedmill.search_text(integer, text, integer, bigint, text, jsonb) TO %I', v_role);
+    END LOOP;
+END
+$$;
