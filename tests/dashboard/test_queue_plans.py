@@ -105,7 +105,7 @@ async def questions(app: App) -> dict[str, tuple[sql.Composable, dict[str, Any],
     return {
         "pipelines": (PAGE["pipelines"], tenant, 200),
         "troubles": (PAGE["troubles"], tenant, 200),
-        "batches": (PAGE["batches"], {**tenant, "limit": 8, "most": 2000}, 1_500),
+        "batches": (PAGE["batches"], {**tenant, "limit": 8, "most": 1000}, 1_500),
         "tokens": (PAGE["tokens"], {**tenant, "ids": [77, 1_000_077]}, 1_000),
         "floor": (JOBS["floor"].format(status=JOBS["of_any_status"]), floor, 25_000),
         "reasons": (LETTER["by_reason"], {**tenant, "most": 10_000}, 100),

@@ -15,6 +15,7 @@ from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import Database
 from embedmill.errors import ConfigurationError, NotFoundError
+from embedmill.queue import embedding_job_pages as pages
 from embedmill.queue.embedding_jobs import (
     JobFilter,
     JobPage,
@@ -85,6 +86,53 @@ async def test_ended_jobs_of_many_days_come_in_one_order(app: App, pipeline: Pip
         for limit in (1, 4, 50, 1000):
             found = await walk(app.database, JobFilter(status=status), limit, lambda: asyncio.sleep(0))
             assert found == sorted(ids, reverse=True), (status, limit)
+
+
+@pytest.mark.parametrize("status", [None, JobState.PENDING])
+async def test_a_rare_kind_among_the_live_is_looked_for_in_stretches_that_leave_nothing_out(
+    app: App, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, status: JobState | None
+) -> None:
+    monkeypatch.setattr(pages, "_FEW", 0)
+    monkeypatch.setattr(pages, "LIVE_LOOKED_THROUGH", 6)
+    ended = await complete_rare(app, pipeline.generation.id)
+    ids = await enqueue(app.database, pipeline.generation.id, 60)
+    live = [each for each in ids if each % 11 == 0]
+    await app.database.fetch(
+        "UPDATE embedmill.embedding_queue SET source_type = 'rare' WHERE id = ANY (%s)", (live,)
+    )
+    wanted = live if status else ended + live
+    for limit in (1, 2, 50):
+        found = await walk(
+            app.database, JobFilter(status=status, source_type="rare"), limit, lambda: asyncio.sleep(0)
+        )
+        assert found == sorted(wanted, reverse=True), limit
+
+
+async def complete_rare(app: App, generation: int) -> list[int]:
+    """Ended items of a rare kind, older than what lives."""
+    await enqueue(app.database, generation, 9)
+    await app.database.fetch("UPDATE embedmill.embedding_queue SET source_type = 'rare'")
+    return await complete(app, generation, 9)
+
+
+async def test_a_kind_of_source_that_much_has_ended_of_is_looked_for_a_stretch_at_a_time(
+    app: App, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await enqueue(app.database, pipeline.generation.id, 40)
+    await complete(app, pipeline.generation.id, 40)
+    old, new = ids[:12], ids[34:36]
+    await app.database.fetch(
+        "UPDATE embedmill.embedding_queue_history SET source_type = 'ticket' WHERE id = ANY (%s)",
+        (old + new,),
+    )
+    monkeypatch.setattr(pages, "_FEW", 5)
+    monkeypatch.setattr(pages, "LOOKED_THROUGH", 10)
+    wanted = JobFilter(source_type="ticket")
+    page = await list_embedding_jobs(app.database, 1, wanted, limit=50)
+    assert [job.id for job in page.jobs] == new[::-1]
+    assert page.next_cursor is not None, "older ones may be there"
+    found = await walk(app.database, wanted, 50, lambda: asyncio.sleep(0))
+    assert found == (old + new)[::-1]
 
 
 async def test_each_status_has_its_jobs_and_the_stats_count_them(app: App, pipeline: Pipeline) -> None:

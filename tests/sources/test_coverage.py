@@ -31,6 +31,9 @@ async def test_a_source_from_its_first_row_to_its_last(
     new = await of(app, source)
     assert (new.kind, new.name, new.rows, new.unread_rows, new.chunks) == ("table", "public.notes", 10, 10, 0)
     assert (new.percent, new.binds, new.eta_seconds) == (0, "nobody", None)
+    every = await source_coverage(app.database, await app.tenant_id())
+    assert new in every, "alone it is reckoned as among all"
+    assert len(every) > 1
 
     await order(app, source, BackfillOrder(rows=4))
     await walk(app, source)

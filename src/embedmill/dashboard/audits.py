@@ -16,6 +16,7 @@ from embedmill.dashboard.pages import redirect, show
 from embedmill.dashboard.source_words import step_words
 from embedmill.dashboard.visitors import Admin, Reader, Visitor
 from embedmill.database.pipelines import list_pipelines
+from embedmill.database.queries import load_queries
 from embedmill.errors import EmbedmillError, NotFoundError
 from embedmill.queue import standing
 from embedmill.sources.audit_kinds import KINDS, Finding, unmended
@@ -28,8 +29,8 @@ from embedmill.sources.audits import (
     list_audits,
     order_audit,
 )
-from embedmill.sources.coverage import source_coverage
 
+_SQL = load_queries("embedmill.dashboard", "sources.sql")
 router = APIRouter(prefix="/sources/audits")
 _SHOWN = 30
 _MENDS: Mapping[str, Mends] = {"nothing": "nothing", "books": "books", "all": "all"}
@@ -98,18 +99,14 @@ async def _show_list(request: Request, visitor: Visitor, form: FormReading, stat
 
 async def _scopes(visitor: Visitor) -> list[tuple[str, str]]:
     """What can be audited: (value, words)."""
-    sources = await source_coverage(visitor.database, visitor.tenant_id)
+    sources = await visitor.database.fetch(_SQL["names"], {"tenant_id": visitor.tenant_id})
     return [
         ("", "Everything"),
         *(
             (f"pipeline:{each.name}", f"Pipeline {each.name}")
             for each in await list_pipelines(visitor.database, visitor.tenant_id)
         ),
-        *(
-            (f"source:{each.pipeline}:{each.name}", f"{each.name} in {each.pipeline}")
-            for each in sources
-            if each.record_source_id
-        ),
+        *((f"source:{pipeline}:{source}", f"{source} in {pipeline}") for pipeline, source in sources),
     ]
 
 

@@ -12,12 +12,13 @@ from starlette.responses import Response
 from embedmill.dashboard.pages import redirect, show
 from embedmill.dashboard.visitors import Admin, Operator, Reader, Visitor
 from embedmill.database.pipelines import list_pipelines
+from embedmill.database.queries import load_queries
 from embedmill.embed.generation_states import count_generations
 from embedmill.errors import ConfigurationError, EmbedmillError
 from embedmill.queue.administration import pause, resume
 from embedmill.queue.sharing import Limit, list_quotas, set_quota
-from embedmill.sources.coverage import source_coverage
 
+_SQL = load_queries("embedmill.dashboard", "sources.sql")
 router = APIRouter(prefix="/settings/pipelines")
 _MOST_LIMIT = 2_000_000_000
 
@@ -71,14 +72,14 @@ async def change_quota(
 async def load_pipelines(visitor: Visitor, refused: Mapping[str, str] | None = None) -> Mapping[str, Any]:
     database, tenant_id = visitor.database, visitor.tenant_id
     pipelines = await list_pipelines(database, tenant_id)
-    sources = await source_coverage(database, tenant_id)
+    embedded = dict(await database.fetch(_SQL["embedded"], {"tenant_id": tenant_id}))
     generations = await count_generations(database, tenant_id)
     names = {pipeline.quota_key for pipeline in pipelines}
     return {
         "pipelines": [
             {
                 "pipeline": pipeline,
-                "embedded": sum(source.embedded for source in sources if source.pipeline == pipeline.name),
+                "embedded": embedded.get(pipeline.name, 0),
                 "generations": generations[pipeline.id],
             }
             for pipeline in pipelines

@@ -58,11 +58,23 @@ SELECT f.batch_id, f.created_at, live.items, ended.items, ended.failed
 -- Of which source a document is: items are found by it.
 SELECT source_type, source_id FROM embedmill.knowledge_documents WHERE id = %(document_id)s AND tenant_id = %(tenant_id)s;
 
+-- name: by_kept_plan
+-- For the transaction of the next statement: by index, and planned once for a connection. To plan for the partition of
+-- each day costs more than to read.
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true);
+
 -- name: tokens
 -- What items were charged, live or ended.
-SELECT id, actual_tokens FROM embedmill.embedding_queue WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s
+SELECT id, actual_tokens FROM embedmill.embedding_queue
+ WHERE id = ANY (%(ids)s::bigint[]) AND tenant_id = %(tenant_id)s::integer
 UNION ALL
-SELECT id, actual_tokens FROM embedmill.embedding_queue_history WHERE id = ANY (%(ids)s) AND tenant_id = %(tenant_id)s;
+-- One by one: for any number of them a plan takes another index, and reads all of it.
+SELECT h.id, h.actual_tokens
+  FROM unnest(%(ids)s::bigint[]) AS w (id)
+ CROSS JOIN LATERAL (
+        SELECT e.id, e.actual_tokens FROM embedmill.embedding_queue_history e
+         WHERE e.id = w.id AND e.tenant_id = %(tenant_id)s::integer OFFSET 0) h;
 
 -- name: names
 -- What the documents of a page are called.

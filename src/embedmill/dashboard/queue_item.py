@@ -4,7 +4,7 @@ Owns the page; the acts are queue/administration.py's."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from embedmill.dashboard.pages import redirect, show
 from embedmill.dashboard.queue_words import retry_outcome
 from embedmill.dashboard.visitors import Reader, Visitor, Writer
+from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
 from embedmill.errors import EmbedmillError
 from embedmill.queue.administration import cancel_items, retry_items, set_priority
@@ -75,7 +76,7 @@ async def load_job(visitor: Visitor, item_id: int) -> Mapping[str, Any]:
         "item": item,
         "status": status,
         "attempts": history.attempts,
-        "tokens": dict(await database.fetch(_SQL["tokens"], {"ids": ids, "tenant_id": tenant_id})),
+        "tokens": await _tokens(database, tenant_id, ids),
         "dead_letters": history.dead_letters,
         "reasons": await explain_item(database, tenant_id, item_id),
         "available_at": _moment(item.get("available_at")),
@@ -87,6 +88,15 @@ async def load_job(visitor: Visitor, item_id: int) -> Mapping[str, Any]:
         "may_retry": status in {"failed", "cancelled"} or _waits_out(item),
         "may_reorder": status in _WAITING,
     }
+
+
+async def _tokens(database: Database, tenant_id: int, ids: Sequence[int]) -> dict[int, int]:
+    """What items were charged, by their ids."""
+    async with database.transaction() as connection:
+        await connection.execute(_SQL["by_kept_plan"])
+        asked = {"ids": list(ids), "tenant_id": tenant_id}
+        cursor = await connection.execute(_SQL["tokens"], asked, prepare=True)
+        return dict(await cursor.fetchall())
 
 
 def _waits_out(item: Mapping[str, Any]) -> bool:

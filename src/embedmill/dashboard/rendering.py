@@ -20,6 +20,8 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from embedmill.dashboard import chart_markup
+
 _STATIC = files("embedmill.dashboard") / "static"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
@@ -161,6 +163,10 @@ def build_environment() -> Environment:
         prose=prose,
         pretty_json=pretty_json,
         compact_json=compact_json,
+        rectangles=chart_markup.rectangles,
+        hovers=chart_markup.hovers,
+        rows=chart_markup.rows,
+        bar_moment=chart_markup.moment,
     )
-    environment.globals.update(static=static_url, link=link)
+    environment.globals.update(static=static_url, link=link, short_count=short_count, money=money)
     return environment

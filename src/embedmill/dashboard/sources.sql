@@ -7,6 +7,17 @@ SELECT s.id, s.paused_at IS NOT NULL, p.paused_at IS NOT NULL,
   LEFT JOIN embedmill.backfills b ON b.record_source_id = s.id
  WHERE s.tenant_id = %(tenant_id)s;
 
+-- name: names
+-- The sources of each pipeline.
+SELECT p.name, s.name FROM embedmill.record_sources s JOIN embedmill.pipelines p ON p.id = s.pipeline_id
+ WHERE s.tenant_id = %(tenant_id)s ORDER BY p.id, s.id;
+
+-- name: embedded
+-- How many chunks of each pipeline its vectors stand for, from counters.
+SELECT p.name, k.embedded FROM embedmill.pipelines p
+  JOIN embedmill.generation_coverage k ON k.generation_id = p.current_generation_id
+ WHERE p.tenant_id = %(tenant_id)s;
+
 -- name: source
 -- One source, whatever its kind.
 SELECT s.id, s.kind, s.name, p.name, s.pipeline_id, s.template, s.priority::text, s.paused_at,

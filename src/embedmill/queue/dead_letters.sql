@@ -1,18 +1,22 @@
 -- name: list
--- Dead letters with what they are about, newest first: a whole item, or one chunk of it.
-SELECT l.id, l.created_at, l.reason, l.error_message, p.name, l.item_id, l.document_id, d.name, c.ordinal,
+-- Dead letters with what they are about, newest first: a whole item, or one chunk of it. Named only when they are chosen,
+-- or all there are would be.
+SELECT l.id, l.created_at, l.reason, l.error_message, p.name, l.item_id, l.document_id, l.document, c.ordinal,
        l.resolved_at, l.resolution, l.resolved_by, l.note
-  FROM embedmill.dead_letters l
+  FROM (SELECT l.id, l.created_at, l.reason, l.error_message, l.item_id, l.document_id, d.name AS document, l.chunk_id,
+               l.generation_id, l.resolved_at, l.resolution, l.resolved_by, l.note
+          FROM embedmill.dead_letters l
+          LEFT JOIN embedmill.knowledge_documents d ON d.id = l.document_id
+         WHERE l.tenant_id = %(tenant_id)s AND (%(resolved_too)s OR l.resolved_at IS NULL)
+           AND (%(record_source_id)s::integer IS NULL OR d.record_source_id = %(record_source_id)s::integer)
+           AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
+           AND (%(generation_ids)s::integer[] IS NULL OR l.generation_id = ANY (%(generation_ids)s::integer[]))
+           AND l.id < %(after)s
+         ORDER BY l.id DESC LIMIT %(limit)s) l
   JOIN embedmill.generations g ON g.id = l.generation_id
   JOIN embedmill.pipelines p ON p.id = g.pipeline_id
-  LEFT JOIN embedmill.knowledge_documents d ON d.id = l.document_id
   LEFT JOIN embedmill.knowledge_chunks c ON c.id = l.chunk_id
- WHERE l.tenant_id = %(tenant_id)s AND (%(resolved_too)s OR l.resolved_at IS NULL)
-   AND (%(record_source_id)s::integer IS NULL OR d.record_source_id = %(record_source_id)s::integer)
-   AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
-   AND (%(generation_ids)s::integer[] IS NULL OR l.generation_id = ANY (%(generation_ids)s::integer[]))
-   AND l.id < %(after)s
- ORDER BY l.id DESC LIMIT %(limit)s;
+ ORDER BY l.id DESC;
 
 -- name: count
 -- Open dead letters that match, by reason.

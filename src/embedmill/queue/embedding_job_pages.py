@@ -27,8 +27,10 @@ _SQL = load_queries("embedmill.queue", "embedding_jobs.sql")
 _FEW = 2000
 # With more days than this the plan itself costs more than the reading: made once for each connection, and kept.
 _DAYS_WORTH_A_PLAN = 10
-# Of a pipeline alone nothing has an index: so many ended items are looked through for a page, which may then be short.
+# Of a pipeline alone nothing has an index, nor of a kind of source in the order of time: so many ended items are looked
+# through for a page, or live ones, which are wider. The page may then be short.
 LOOKED_THROUGH = 20_000
+LIVE_LOOKED_THROUGH = 10_000
 
 
 class JobState(StrEnum):
@@ -69,6 +71,7 @@ class Page:
             "before": before,
             "limit": limit,
             "few": _FEW,
+            "live_looked_through": LIVE_LOOKED_THROUGH,
             **msgspec.structs.asdict(which),
         }
         self.floor: int | None = None
@@ -82,10 +85,16 @@ class Page:
             return []
         finder = await self._finder(connection)
         rare = await self._is_rare(connection)
+        if self._looks_through_ended and not rare:
+            await self._look_through(connection, "floor", LOOKED_THROUGH)
         for since in await self._beginnings(connection):
             rows = await self._read_since(connection, finder, rare, since)
             if since is None or (len(rows) >= self._limit and rows[-1][7] >= since):
-                return rows
+                return (
+                    await self._above_live_floor(connection, rows)
+                    if self._looks_through_live(finder)
+                    else rows
+                )
         raise AssertionError("the last beginning is that of all days")
 
     async def _read_since(
@@ -120,23 +129,38 @@ class Page:
         return named == (source_type, source_id)
 
     async def _find_pipeline(self, connection: Connection) -> bool:
-        """A pipeline's items are those of its generations; of all that has ended only a stretch is looked through."""
+        """A pipeline's items are those of its generations."""
         rows = await (await connection.execute(_SQL["generations_of"], self._given)).fetchall()
         self._given["chosen_generations"] = [row[0] for row in rows]
-        finds_few = self._by_source or self._which.batch_id is not None
-        if rows and not finds_few and self._which.status not in _LIVE:
-            await connection.execute(_SQL["tune"], {"plans": "force_custom_plan"})
-            statement = _SQL["floor"].format(status=self._status())
-            self._given["looked_through"] = LOOKED_THROUGH
-            row = await (await connection.execute(statement, self._given)).fetchone()
-            self.floor = self._given["floor"] = row[0] if row else None
         return bool(rows)
+
+    async def _look_through(self, connection: Connection, name: str, most: int) -> None:
+        """No further than `most` items that are not ordered by what was asked for; where that ends, the page does."""
+        await connection.execute(_SQL["tune"], {"plans": "force_custom_plan"})
+        statement = _SQL[name].format(status=self._status())
+        row = await (await connection.execute(statement, {**self._given, "looked_through": most})).fetchone()
+        if row is not None:
+            self.floor = self._given["floor"] = max(row[0], self.floor or 0)
 
     def _live(self, finder: list[sql.SQL]) -> sql.Composed | sql.SQL:
         if self._which.status not in (None, *_LIVE):
             return _SQL["none_live"]
         which = sql.SQL(" AND ").join([self._filters(), *finder])
-        return _SQL["live_found" if finder else "live"].format(status=self._status(), which=which)
+        part = "live_found" if finder else "live_within" if self._looks_through_live(finder) else "live"
+        return _SQL[part].format(status=self._status(), which=which)
+
+    def _looks_through_live(self, finder: list[sql.SQL]) -> bool:
+        """Whether live ones are found by looking at so many as may be looked at."""
+        return self._which.source_type is not None and not finder and self._which.status in (None, *_LIVE)
+
+    async def _above_live_floor(
+        self, connection: Connection, rows: list[tuple[Any, ...]]
+    ) -> list[tuple[Any, ...]]:
+        """Where live ones may be left that were not looked at, what is older than they are waits for another page."""
+        if sum(row[9] is None for row in rows) == self._limit:
+            return rows
+        await self._look_through(connection, "live_floor", LIVE_LOOKED_THROUGH)
+        return [row for row in rows if self.floor is None or row[0] >= self.floor]
 
     async def _finder(self, connection: Connection) -> list[sql.SQL]:
         """By which index the live ones are found, where it holds few; none: by the order by id."""
@@ -188,6 +212,13 @@ class Page:
     @property
     def _by_source(self) -> bool:
         return self._which.source_id is not None or self._which.job_id is not None
+
+    @property
+    def _looks_through_ended(self) -> bool:
+        """Whether no index has ended ones by what was asked for."""
+        narrows = self._which.pipeline is not None or self._which.source_type is not None
+        is_indexed = self._by_source or self._which.batch_id is not None
+        return narrows and not is_indexed and self._which.status not in _LIVE
 
     def _status(self) -> sql.SQL:
         return _SQL[f"of_{self._which.status or 'any_status'}"]

@@ -20,6 +20,17 @@ SELECT q.id, q.tenant_id, q.generation_id, q.source_id, q.source_type, q.status,
  WHERE q.tenant_id = %(tenant_id)s::integer AND q.id < %(before)s::bigint AND {status} AND {which}
  ORDER BY q.id DESC LIMIT %(limit)s::bigint;
 
+-- name: live_within
+-- A part: live items among so many as are looked through, no more of them than a page needs.
+SELECT q.id, q.tenant_id, q.generation_id, q.source_id, q.source_type, q.status, q.retry_count, q.error_message,
+       q.created_at, q.processing_started_at, NULL::timestamptz AS processing_completed_at,
+       NULL::integer AS vector_count, q.job_id, q.batch_id, q.document_id, q.priority, q.operation, q.part
+  FROM (SELECT * FROM embedmill.embedding_queue q
+         WHERE q.tenant_id = %(tenant_id)s::integer AND q.id < %(before)s::bigint AND {status}
+         ORDER BY q.id DESC LIMIT %(live_looked_through)s::bigint + 1) q
+ WHERE {which}
+ ORDER BY q.id DESC LIMIT %(limit)s::bigint;
+
 -- name: ended
 -- A part: ended items, by the index of tenant and id, or of what was asked for.
 SELECT h.id, h.tenant_id, h.generation_id, h.source_id, h.source_type, h.status, h.retry_count, h.error_message,
@@ -187,6 +198,12 @@ SELECT g.id FROM embedmill.pipelines p JOIN embedmill.generations g ON g.pipelin
 SELECT h.id FROM embedmill.embedding_queue_history h
  WHERE h.tenant_id = %(tenant_id)s::integer AND h.id < %(before)s::bigint AND {status}
  ORDER BY h.id DESC OFFSET %(looked_through)s::bigint LIMIT 1;
+
+-- name: live_floor
+-- The same of live items.
+SELECT q.id FROM embedmill.embedding_queue q
+ WHERE q.tenant_id = %(tenant_id)s::integer AND q.id < %(before)s::bigint AND {status}
+ ORDER BY q.id DESC OFFSET %(looked_through)s::bigint LIMIT 1;
 
 -- name: live_of_pipeline
 -- How many items of a pipeline live, by the counts.

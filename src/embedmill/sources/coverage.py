@@ -67,13 +67,9 @@ async def source_coverage(
     database: Database, tenant_id: int, *, pipeline: str | None = None, source_id: int | None = None
 ) -> list[SourceCoverage]:
     """Each source of a tenant, or of one pipeline, or the one."""
-    found = [SourceCoverage(*row) for row in await database.fetch(_SQL["coverage"], {"tenant_id": tenant_id})]
-    return [
-        each
-        for each in found
-        if (pipeline is None or each.pipeline == pipeline)
-        and (source_id is None or each.record_source_id == source_id)
-    ]
+    asked = {"tenant_id": tenant_id, "source_id": source_id}
+    found = [SourceCoverage(*row) for row in await database.fetch(_SQL["coverage"], asked)]
+    return [each for each in found if pipeline is None or each.pipeline == pipeline]
 
 
 def overall_percent(sources: list[SourceCoverage]) -> float:

@@ -2,7 +2,7 @@
 holds. Owns these readings; the sums by one grouping are ledger.py's, single calls calls.py's.
 
 Sums come from half hours that are always current, so that a million calls cost no more than a thousand. Where the days
-of a time zone are not made of half hours (Nepal), they are summed call by call.
+of a time zone are not made of half hours (Nepal), the half hours that a day's beginning cuts are summed call by call.
 """
 
 from __future__ import annotations

@@ -1,5 +1,33 @@
 -- Why an item waits, in the order in which a person would ask.
 
+-- How many items of its lane are before an item, and how many of its generation's other lanes could be taken as well;
+-- 1,000 of each lane are counted.
+CREATE OR REPLACE FUNCTION embedmill.items_before(p_item_id bigint, OUT ahead bigint, OUT of_other_lanes bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+    SET enable_bitmapscan = off AS $$
+DECLARE
+    q embedmill.embedding_queue;
+BEGIN
+    SELECT * INTO q FROM embedmill.embedding_queue WHERE id = p_item_id;
+    IF NOT FOUND OR NOT embedmill.caller_sees(q.tenant_id) THEN
+        RETURN;
+    END IF;
+    SELECT count(*) INTO ahead FROM (
+        SELECT FROM embedmill.embedding_queue o
+         WHERE o.generation_id = q.generation_id AND o.priority = q.priority
+           AND o.status IN ('pending', 'rate_limited') AND (o.available_at, o.id) < (q.available_at, q.id)
+         LIMIT 1000) before;
+    SELECT count(*) INTO of_other_lanes FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
+     CROSS JOIN LATERAL (
+        SELECT FROM embedmill.embedding_queue o
+         WHERE o.generation_id = q.generation_id AND o.priority = lane.priority
+           AND o.status IN ('pending', 'rate_limited') AND o.available_at <= now()
+         LIMIT 1000) waiting
+     WHERE lane.priority <> q.priority;
+END
+$$;
+
+-- Why an item waits: each reason with its explanation, in the order in which a person would ask.
 CREATE OR REPLACE FUNCTION embedmill.explain_item(p_item_id bigint)
 RETURNS TABLE (reason text, explanation text, until timestamptz)
 LANGUAGE plpgsql STABLE AS $$
@@ -94,18 +122,7 @@ BEGIN
         RETURN QUERY SELECT 'no_worker', 'no worker is alive: start one with `embedmill worker`', NULL::timestamptz;
     END IF;
     IF q.available_at <= now() THEN
-        SELECT count(*) INTO v_count FROM (
-            SELECT FROM embedmill.embedding_queue o
-             WHERE o.generation_id = q.generation_id AND o.priority = q.priority
-               AND o.status IN ('pending', 'rate_limited') AND (o.available_at, o.id) < (q.available_at, q.id)
-             LIMIT 1000) ahead;
-        SELECT count(*) INTO v_others FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
-         CROSS JOIN LATERAL (
-            SELECT FROM embedmill.embedding_queue o
-             WHERE o.generation_id = q.generation_id AND o.priority = lane.priority
-               AND o.status IN ('pending', 'rate_limited') AND o.available_at <= now()
-             LIMIT 1000) waiting
-         WHERE lane.priority <> q.priority;
+        SELECT b.ahead, b.of_other_lanes INTO v_count, v_others FROM embedmill.items_before(q.id) AS b;
         IF v_count > 0 OR v_others > 0 THEN
             RETURN QUERY SELECT 'behind', format('%s%s items of priority %s are before it, and %s%s of other '
                 'priorities share the turns', v_count, CASE WHEN v_count = 1000 THEN ' or more' ELSE '' END,

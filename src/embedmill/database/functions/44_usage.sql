@@ -5,7 +5,8 @@
 -- call only where the span cuts a half hour in two; with p_by_call of all calls, whose user and session are told then. Of
 -- those past their retention only the half hour is known any more: it belongs to the span in which it begins, and to no
 -- session.
--- To be inlined: the parts that cannot apply are not read.
+-- To be inlined: the parts that cannot apply are not read, and calls are found by their index also where the span is that of
+-- another row.
 CREATE OR REPLACE FUNCTION embedmill.usage_between(
     p_tenant_id integer, p_since timestamptz, p_until timestamptz, p_by_call boolean)
 RETURNS TABLE (
@@ -49,14 +50,14 @@ LANGUAGE sql STABLE AS $$
            (l.cost_usd IS NULL)::integer
       FROM embedmill.llm_usage_log l
      WHERE p_by_call AND (p_tenant_id IS NULL OR l.tenant_id = p_tenant_id)
-       AND (p_since IS NULL OR l.created_at >= p_since) AND (p_until IS NULL OR l.created_at < p_until)
+       AND l.created_at >= greatest(p_since, '-infinity') AND l.created_at < least(p_until, 'infinity')
      UNION ALL
     SELECT o.half_hour, o.tenant_id, nullif(o.pipeline_id, 0), NULL, o.user_id, o.usage_type, o.provider, o.model, o.calls,
            o.failed_calls, o.charged_failed_calls, o.inputs, o.input_tokens, o.output_tokens, o.latency_ms, o.cost_usd,
            o.failed_cost_usd, o.unknown_cost_calls
       FROM embedmill.usage_of_users o
      WHERE p_by_call AND (p_tenant_id IS NULL OR o.tenant_id = p_tenant_id)
-       AND (p_since IS NULL OR o.half_hour >= p_since) AND (p_until IS NULL OR o.half_hour < p_until)
+       AND o.half_hour >= greatest(p_since, '-infinity') AND o.half_hour < least(p_until, 'infinity')
 $$;
 
 -- Sums of the ledger by usage_type, model, pipeline, day, user, session or tenant, and one row of all (is_total).

@@ -34,15 +34,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET e
      WHERE g.tenant_id = p_tenant_id AND (SELECT embedmill.caller_sees(p_tenant_id))
 $$;
 
--- How much a source has of what waits to be read: rows (counted from up to 1,000 notes of changes), and since when the
--- oldest does.
-CREATE OR REPLACE FUNCTION embedmill.unread_changes(p_record_source_id integer, OUT rows bigint, OUT since timestamptz)
-LANGUAGE sql STABLE STRICT SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
-    SELECT coalesce(sum(cardinality(c.keys)), 0), min(c.changed_at)
-      FROM (SELECT r.keys, r.changed_at FROM embedmill.record_changes r
-             WHERE r.record_source_id = p_record_source_id ORDER BY r.id LIMIT 1000) c
-$$;
-
 -- What of a generation waits in the queue: how many items (10,000 of each lane are counted), and of the oldest 100 of
 -- each lane since when, by the source of records that they are of.
 CREATE OR REPLACE FUNCTION embedmill.oldest_items(p_generation_id integer)
@@ -61,28 +52,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET e
      GROUP BY 1
 $$;
 
--- What of a source cannot be embedded, by reason: documents that could not be read, chunks that were refused. As many
--- index entries as there are of these.
-CREATE OR REPLACE FUNCTION embedmill.unembeddable_reasons(
-    p_record_source_id integer, p_pipeline_id integer, p_chunk_set integer, OUT reasons jsonb, OUT documents bigint)
-LANGUAGE sql STABLE STRICT SET enable_seqscan = off AS $$
-    WITH unreadable AS (
-        SELECT d.error_reason AS reason, count(*) AS number FROM embedmill.knowledge_documents d
-         WHERE d.record_source_id = p_record_source_id AND d.error_reason IS NOT NULL
-           AND (p_record_source_id <> 0 OR d.pipeline_id = p_pipeline_id)
-         GROUP BY 1
-    ), refused AS (
-        SELECT c.error_reason AS reason, count(*) AS number FROM embedmill.knowledge_chunks c
-         WHERE c.record_source_id = p_record_source_id AND c.error_reason IS NOT NULL
-           AND c.pipeline_id = p_pipeline_id AND c.chunk_set = p_chunk_set
-         GROUP BY 1
-    )
-    SELECT coalesce((SELECT jsonb_object_agg(n.reason, n.number)
-                       FROM (SELECT w.reason, sum(w.number) AS number
-                               FROM (SELECT * FROM unreadable UNION ALL SELECT * FROM refused) w GROUP BY 1) n), '{}'),
-           coalesce((SELECT sum(u.number) FROM unreadable u), 0)::bigint
-$$;
-
 -- Coverage of each source of records of a tenant, and of the uploads of each of its pipelines (record_source_id 0).
 --     rows              that are to be embedded (NULL: not counted yet); uploads: NULL
 --     unread_rows       of these, not read yet
@@ -95,14 +64,15 @@ $$;
 --     chunks_per_minute of the last five minutes
 --     eta_seconds       until all is embedded, by what binds; NULL: nothing moves, or nobody knows
 --     binds             none, paused, trouble, quota, backfill, budget, embedding, reading, failed, nobody
-CREATE OR REPLACE FUNCTION embedmill.source_coverage(p_tenant_id integer)
+-- Of one source where p_record_source_id names it; NULL: of all.
+CREATE OR REPLACE FUNCTION embedmill.source_coverage(p_tenant_id integer, p_record_source_id integer DEFAULT NULL)
 RETURNS TABLE (
     pipeline text, record_source_id integer, kind text, name text, rows bigint, unread_rows bigint, documents bigint,
     chunks bigint, embedded bigint, unembeddable jsonb, failed bigint, waiting_rows bigint, waiting_chunks bigint,
     unlaunched_chunks bigint, stale_seconds double precision, percent double precision, chunks_per_minute double precision,
     eta_seconds double precision, binds text, trouble text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
-    SET plan_cache_mode = force_custom_plan AS $$
+    SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v record;
@@ -134,16 +104,17 @@ BEGIN
         ), wanted AS (
             SELECT p.id AS pipeline_id, s.id AS source
               FROM embedmill.pipelines p JOIN embedmill.record_sources s ON s.pipeline_id = p.id
-             WHERE p.tenant_id = p_tenant_id
+             WHERE p.tenant_id = p_tenant_id AND (p_record_source_id IS NULL OR s.id = p_record_source_id)
             UNION ALL
-            SELECT p.id, 0 FROM embedmill.pipelines p WHERE p.tenant_id = p_tenant_id
+            SELECT p.id, 0 FROM embedmill.pipelines p
+             WHERE p.tenant_id = p_tenant_id AND (p_record_source_id IS NULL OR p_record_source_id = 0)
         ), heads AS MATERIALIZED (
             -- Once for each generation, and not for each of its hundreds of sources.
             SELECT g.id AS generation_id, i.record_source_id, i.since
               FROM embedmill.pipelines p
               JOIN embedmill.generations g ON g.id = p.current_generation_id
              CROSS JOIN LATERAL embedmill.oldest_items(g.id) AS i
-             WHERE p.tenant_id = p_tenant_id
+             WHERE p.tenant_id = p_tenant_id AND p.id IN (SELECT w.pipeline_id FROM wanted w)
         )
         SELECT p.name AS pipeline, w.source, s.kind, s.name, s.rows, coalesce(s.documents, 0) AS read_rows, s.trouble,
                s.paused_at IS NOT NULL OR p.paused_at IS NOT NULL AS is_paused, p.quota_key, g.id AS generation_id,
@@ -168,16 +139,24 @@ BEGIN
           LEFT JOIN embedmill.backfills b ON b.record_source_id = w.source
           LEFT JOIN letters l ON l.source = w.source AND l.generation_id = g.id
           LEFT JOIN heads o ON o.generation_id = g.id AND o.record_source_id = w.source
-         -- Of most sources nothing waits to be read, and nothing was refused. One probe says so, and the function, which
-         -- is strict, is not called.
-         CROSS JOIN LATERAL embedmill.unread_changes(
-                CASE WHEN EXISTS (SELECT FROM embedmill.record_changes r WHERE r.record_source_id = w.source)
-                     THEN w.source END) AS c
-         CROSS JOIN LATERAL embedmill.unembeddable_reasons(
-                CASE WHEN w.source = 0 OR k.unembeddable > 0
-                       OR EXISTS (SELECT FROM embedmill.knowledge_documents r
-                                   WHERE r.record_source_id = w.source AND r.error_reason IS NOT NULL)
-                     THEN w.source END, p.id, g.chunk_set) AS u
+         -- What waits to be read: rows (counted from up to 1,000 notes of changes), and since when the oldest does.
+         CROSS JOIN LATERAL (
+                SELECT sum(cardinality(n.keys)) AS rows, min(n.changed_at) AS since
+                  FROM (SELECT r.keys, r.changed_at FROM embedmill.record_changes r
+                         WHERE r.record_source_id = w.source ORDER BY r.record_source_id, r.id LIMIT 1000) n) c
+         -- What cannot be embedded, by reason: documents that could not be read, chunks that were refused. As many index
+         -- entries as there are of these.
+         CROSS JOIN LATERAL (
+                SELECT jsonb_object_agg(m.reason, m.number) AS reasons
+                  FROM (SELECT n.reason, count(*) AS number
+                          FROM (SELECT d.error_reason AS reason FROM embedmill.knowledge_documents d
+                                 WHERE d.record_source_id = w.source AND d.error_reason IS NOT NULL
+                                   AND (w.source <> 0 OR d.pipeline_id = p.id)
+                                UNION ALL
+                                SELECT e.error_reason FROM embedmill.knowledge_chunks e
+                                 WHERE e.record_source_id = w.source AND e.error_reason IS NOT NULL
+                                   AND e.pipeline_id = p.id AND e.chunk_set = g.chunk_set) n
+                         GROUP BY n.reason) m) u
          ORDER BY p.id, w.source
     LOOP
         pipeline := v.pipeline;
@@ -295,15 +274,15 @@ LANGUAGE sql STABLE SET enable_seqscan = off AS $$
 $$;
 
 -- What runs as its owner is for those who have a tenant, and answers them for that one (caller_sees).
-REVOKE ALL ON FUNCTION embedmill.waiting_items(integer), embedmill.oldest_items(integer),
-    embedmill.source_coverage(integer), embedmill.average_tokens(integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION embedmill.items_before(bigint), embedmill.waiting_items(integer), embedmill.oldest_items(integer),
+    embedmill.source_coverage(integer, integer), embedmill.average_tokens(integer) FROM PUBLIC;
 DO $$
 DECLARE
     v_role text;
 BEGIN
     FOR v_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('embedmill_service', 'embedmill_reader') LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION embedmill.waiting_items(integer), embedmill.oldest_items(integer),'
-                       ' embedmill.source_coverage(integer), embedmill.average_tokens(integer) TO %I', v_role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION embedmill.items_before(bigint), embedmill.waiting_items(integer),'
+                       ' embedmill.oldest_items(integer), embedmill.source_coverage(integer, integer), embedmill.average_tokens(integer) TO %I', v_role);
     END LOOP;
 END
 $$;
