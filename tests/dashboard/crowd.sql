@@ -194,8 +194,10 @@ SELECT generation_id, status::text, (processing_completed_at AT TIME ZONE 'UTC')
 -- name: letters
 -- Of whole items and of chunks; one in five is dealt with.
 INSERT INTO embedmill.dead_letters
-    (tenant_id, generation_id, item_id, document_id, chunk_id, reason, error_message, created_at, resolved_at, resolution)
+    (tenant_id, generation_id, item_id, document_id, record_source_id, chunk_id, reason, error_message, created_at,
+     resolved_at, resolution)
 SELECT d.tenant_id, d.generation_id, %(ended)s - n, d.document_id,
+       (SELECT w.record_source_id FROM embedmill.knowledge_documents w WHERE w.id = d.document_id),
        CASE WHEN n %% 2 = 1 THEN (SELECT c.id FROM embedmill.knowledge_chunks c
                                    WHERE c.document_id = d.document_id ORDER BY c.ordinal LIMIT 1) END,
        (ARRAY['input_rejected', 'retries_exhausted', 'crash_loop'])[n %% 3 + 1], 'the provider refused it',

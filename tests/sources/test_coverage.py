@@ -174,8 +174,9 @@ SELECT 1, %(generation)s, d.id, 'low', d.source_type, d.source_id, 0, 0, now()
   FROM embedmill.knowledge_documents d WHERE d.error_reason IS NULL;
 INSERT INTO embedmill.record_changes (record_source_id, tenant_id, operation, keys)
 SELECT %(source)s, 1, 'U', ARRAY[n::text] FROM generate_series(1, 20000) AS n;
-INSERT INTO embedmill.dead_letters (tenant_id, generation_id, document_id, item_id, reason, error_message, resolved_at)
-SELECT 1, %(generation)s, d.id, d.id, 'x', 'y', now() FROM embedmill.knowledge_documents d
+INSERT INTO embedmill.dead_letters (tenant_id, generation_id, document_id, record_source_id, item_id, reason,
+    error_message, resolved_at)
+SELECT 1, %(generation)s, d.id, d.record_source_id, d.id, 'x', 'y', now() FROM embedmill.knowledge_documents d
 """
 
 

@@ -33,7 +33,7 @@ TROUBLED_SECONDS = 30.0
 TURN_SECONDS = 5.0
 # Few changes are not followed by more reading of changes before this: what comes meanwhile is read together. (A row
 # that is edited again and again is held back for longer, by itself: reading.py.)
-CALM_SECONDS = 0.03
+CALM_SECONDS = 0.015
 # Where something was read, more is likely to come: it is looked for as often for so long.
 BUSY_SECONDS = 5.0
 # The server's word on what it was asked, and not on itself, though psycopg counts it among the latter.

@@ -183,9 +183,12 @@ BEGIN
     IF coalesce(cardinality(p_item_ids), 0) = 0 THEN
         RETURN;
     END IF;
-    INSERT INTO embedmill.dead_letters (tenant_id, generation_id, item_id, document_id, reason, error_message)
-    SELECT tenant_id, generation_id, id, document_id, p_reason, p_error_message
-      FROM embedmill.embedding_queue WHERE id = ANY (p_item_ids);
+    INSERT INTO embedmill.dead_letters
+        (tenant_id, generation_id, item_id, document_id, record_source_id, reason, error_message)
+    SELECT q.tenant_id, q.generation_id, q.id, q.document_id,
+           coalesce((SELECT d.record_source_id FROM embedmill.knowledge_documents d WHERE d.id = q.document_id), 0),
+           p_reason, p_error_message
+      FROM embedmill.embedding_queue q WHERE q.id = ANY (p_item_ids);
     UPDATE embedmill.ingestion_jobs j
        SET status = 'failed', error_stage = 'embedding', error_message = p_error_message,
            updated_at = now(), completed_at = now()

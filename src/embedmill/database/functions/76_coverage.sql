@@ -56,7 +56,7 @@ $$;
 --     rows              that are to be embedded (NULL: not counted yet); uploads: NULL
 --     unread_rows       of these, not read yet
 --     unembeddable      {reason: how many}, of documents and chunks together
---     failed            items that were given up and wait for a person (of the newest 10,000 letters of the tenant)
+--     failed            items that were given up and wait for a person (counted up to 10,000)
 --     waiting_rows      that changed and are to be read; waiting_chunks that are to be embedded
 --     unlaunched_chunks of uploads that stand at their preview: whether they are to be embedded nobody has said yet
 --     stale_seconds     since when the oldest of what waits does
@@ -91,17 +91,7 @@ BEGIN
         RETURN;
     END IF;
     FOR v IN
-        WITH letters AS (
-            -- A probe for each letter's document, whatever a planner thinks of reading all documents in their order.
-            SELECT coalesce((SELECT d.record_source_id FROM embedmill.knowledge_documents d WHERE d.id = o.document_id),
-                            0) AS source, o.generation_id, count(*) AS failed
-              FROM (SELECT l.document_id, l.generation_id, l.chunk_id, l.item_id FROM embedmill.dead_letters l
-                     WHERE l.tenant_id = p_tenant_id AND l.resolved_at IS NULL
-                     -- As the index of open letters is, for a planner without statistics.
-                     ORDER BY l.tenant_id DESC, l.id DESC LIMIT 10000) o
-             WHERE o.chunk_id IS NULL AND o.item_id IS NOT NULL
-             GROUP BY 1, 2
-        ), wanted AS (
+        WITH wanted AS (
             SELECT p.id AS pipeline_id, s.id AS source
               FROM embedmill.pipelines p JOIN embedmill.record_sources s ON s.pipeline_id = p.id
              WHERE p.tenant_id = p_tenant_id AND (p_record_source_id IS NULL OR s.id = p_record_source_id)
@@ -125,7 +115,7 @@ BEGIN
                     SELECT FROM embedmill.ingestion_jobs j WHERE j.pipeline_id = p.id
                        AND j.status NOT IN ('completed', 'cancelled', 'failed')
                        AND j.status <> 'chunk_preview_ready') AS has_jobs,
-               coalesce(l.failed, 0) AS failed, coalesce(c.rows, 0) AS changed, c.since AS changed_since, o.since AS waiting_since,
+               l.failed, coalesce(c.rows, 0) AS changed, c.since AS changed_since, o.since AS waiting_since,
                b.started_at IS NOT NULL AND b.ended_at IS NULL AS is_walking, b.rows_per_second, b.batch_size,
                b.delay_seconds, b.end_reason,
                (SELECT sum(m.embedded) / 5.0 FROM embedmill.embedding_minutes m
@@ -137,8 +127,14 @@ BEGIN
           LEFT JOIN embedmill.record_sources s ON s.id = w.source
           LEFT JOIN embedmill.coverage_counters k ON k.generation_id = g.id AND k.record_source_id = w.source
           LEFT JOIN embedmill.backfills b ON b.record_source_id = w.source
-          LEFT JOIN letters l ON l.source = w.source AND l.generation_id = g.id
           LEFT JOIN heads o ON o.generation_id = g.id AND o.record_source_id = w.source
+         CROSS JOIN LATERAL (
+                SELECT count(*) AS failed
+                  FROM (SELECT FROM embedmill.dead_letters i
+                         WHERE i.generation_id = g.id AND i.record_source_id = w.source
+                           AND i.resolved_at IS NULL AND i.chunk_id IS NULL AND i.item_id IS NOT NULL
+                         -- In the order of the index, for a planner without statistics.
+                         ORDER BY i.generation_id, i.record_source_id LIMIT 10000) n) l
          -- What waits to be read: rows (counted from up to 1,000 notes of changes), and since when the oldest does.
          CROSS JOIN LATERAL (
                 SELECT sum(cardinality(n.keys)) AS rows, min(n.changed_at) AS since
