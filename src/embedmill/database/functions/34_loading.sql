@@ -1,18 +1,22 @@
 -- What a claimed item still needs, and where it may be had for nothing.
 
--- The chunks of claimed items that have no vector yet and can have one.
+-- The chunks of claimed items that have no vector yet and can have one. Item by item, fenced: a planner that knows nothing
+-- of tables that were empty a moment ago would begin with all chunks.
 CREATE OR REPLACE FUNCTION embedmill.load_chunks(p_generation_id integer, p_item_ids bigint[])
 RETURNS TABLE (item_id bigint, chunk_id bigint, token_count integer, content_hash bytea, text text)
 LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT q.id, c.id, c.token_count, c.content_hash, c.text'
-        '  FROM embedmill.embedding_queue q'
-        '  JOIN embedmill.knowledge_chunks c'
-        '    ON c.document_id = q.document_id AND c.ordinal BETWEEN q.first_ordinal AND q.last_ordinal'
-        '       AND c.chunk_set = $2'
-        ' WHERE q.id = ANY ($1) AND q.operation <> ''DELETE'' AND c.error_reason IS NULL'
-        '   AND NOT EXISTS (SELECT FROM embedmill.%I v WHERE v.chunk_id = c.id)',
+        '  FROM unnest($1) AS w (id)'
+        ' CROSS JOIN LATERAL ('
+        '   SELECT i.id, i.document_id, i.first_ordinal, i.last_ordinal FROM embedmill.embedding_queue i'
+        '    WHERE i.id = w.id AND i.operation <> ''DELETE'' OFFSET 0) q'
+        ' CROSS JOIN LATERAL ('
+        '   SELECT k.id, k.token_count, k.content_hash, k.text FROM embedmill.knowledge_chunks k'
+        '    WHERE k.document_id = q.document_id AND k.ordinal BETWEEN q.first_ordinal AND q.last_ordinal'
+        '      AND k.chunk_set = $2 AND k.error_reason IS NULL'
+        '      AND NOT EXISTS (SELECT FROM embedmill.%I v WHERE v.chunk_id = k.id) OFFSET 0) c',
         'vectors_' || p_generation_id)
     USING p_item_ids, (SELECT g.chunk_set FROM embedmill.generations g WHERE g.id = p_generation_id);
 EXCEPTION
