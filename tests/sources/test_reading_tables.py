@@ -87,17 +87,21 @@ async def test_a_row_edited_fifty_times_in_a_second_is_paid_for_a_few_times_with
     provider.configure(latency_ms=latency_ms)
     await add_articles(app, pipeline)
     await work_until_quiet(app)
+    provider.forget_counts()
     worker = reading_worker(app)
+    began = asyncio.get_running_loop().time()
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(worker.run())
         for edit in range(50):
             await set_body(app, 1, f"What was said at last, number {edit}.")
             await asyncio.sleep(0.02)
+        edited_seconds = asyncio.get_running_loop().time() - began
         while not await is_quiet(app) and not running.done():
             await asyncio.sleep(0.02)
         worker.stop()
     assert await chunks_of(app, 1) == ["What was said at last, number 49."]
-    assert 1 <= provider.stats()["inputs_paid"] <= 6
+    # The first, the last, and one whenever it may be read again: a machine that edits slowly reads more often.
+    assert 1 <= provider.stats()["inputs_paid"] <= 2 + edited_seconds / STEADY_SECONDS
     await assert_books_balance(app)
 
 

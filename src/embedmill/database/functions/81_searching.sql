@@ -56,19 +56,39 @@ BEGIN
 END
 $$;
 
+-- What share of a pipeline's documents a filter leaves, as the planner guesses it without looking. (EXPLAIN is
+-- only for what may change something, hence VOLATILE, here and of whoever calls it.)
+CREATE OR REPLACE FUNCTION embedmill.guess_share(p_pipeline_id integer, p_source text, p_metadata jsonb)
+RETURNS double precision
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_left json;
+    v_all json;
+BEGIN
+    EXECUTE format('EXPLAIN (FORMAT json) SELECT FROM embedmill.knowledge_documents d WHERE d.pipeline_id = %1$s'
+                   ' AND (%2$L IS NULL OR d.source_id LIKE %2$L) AND (%3$L IS NULL OR d.metadata @> %3$L)',
+                   p_pipeline_id, p_source, p_metadata) INTO v_left;
+    EXECUTE format('EXPLAIN (FORMAT json) SELECT FROM embedmill.knowledge_documents d WHERE d.pipeline_id = %s',
+                   p_pipeline_id) INTO v_all;
+    RETURN (v_left -> 0 -> 'Plan' ->> 'Plan Rows')::double precision
+           / greatest((v_all -> 0 -> 'Plan' ->> 'Plan Rows')::double precision, 1);
+END
+$$;
+
 -- Nearest vectors first, of those in the generation's own table. p_query: as pgvector reads it; p_source: as LIKE reads it;
--- of the filter, what is NULL is not asked. What a filter leaves is compared one by one where it is little (distances are
--- kept apart from the order, for which the planner would take the index: that stops before it has seen all). Else the
--- scan of the index goes on past what does not pass; where it ends before the page is full, what is left is nowhere near,
--- and is compared one by one after all. The more vectors, the more candidates: a tenth of a percent of them is looked at
--- for a recall that stays.
+-- of the filter, what is NULL is not asked. What a filter leaves is counted, and compared one by one where it is little
+-- (distances are kept apart from the order, for which the planner would take the index: that stops before it has seen all).
+-- Else, and at once where the planner expects much, the scan of the index goes on past what does not pass; where it ends
+-- before the page is full, what is left is nowhere near, and is compared one by one after all. The more vectors, the more
+-- candidates, for a recall that stays.
 CREATE OR REPLACE FUNCTION embedmill.search_vectors(
     p_generation_id integer, p_query text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
 RETURNS TABLE (chunk_id bigint, similarity double precision)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
     SET jit = off SET hnsw.ef_search = 100 SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 8
     SET hnsw.iterative_scan = 'relaxed_order' AS $$
 DECLARE
+    c_much CONSTANT double precision := 0.03;   -- from here on the index is the quicker way (benchmarks/search)
     g embedmill.generations;
     v_vectors double precision;     -- how many, by the statistics; NULL without an index
     v_reach integer;
@@ -95,7 +115,10 @@ BEGIN
         RETURN QUERY EXECUTE format('%s ORDER BY %s LIMIT $2', v_near, v_distance) USING p_query, p_limit;
         RETURN;
     END IF;
-    v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, v_reach);
+    IF v_reach IS NULL OR p_document_id IS NOT NULL
+       OR embedmill.guess_share(g.pipeline_id, p_source, p_metadata) < c_much THEN
+        v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, v_reach);
+    END IF;
     IF v_ids IS NULL THEN
         EXECUTE format(
             'SELECT array_agg(n.chunk_id), array_agg(n.similarity) FROM (%s'
