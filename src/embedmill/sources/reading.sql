@@ -7,11 +7,15 @@ SELECT record_source_id, reader_token
 SELECT embedmill.release_record_source(%(record_source_id)s, %(reader_token)s, %(rest_seconds)s);
 
 -- name: next_changes
--- The oldest change rows of a source, but for edits of rows that were read a moment ago: those wait for a moment too, and
--- edit after edit of a row is read once. A row is always read as it stands, so nothing is lost by the order.
+-- The oldest change rows of a source, but for edits of rows that were read a moment ago: those wait until the oldest has
+-- waited for a moment, and edit after edit of a row is read once. A row is always read as it stands, so nothing is lost by
+-- the order.
 SELECT r.id, r.operation::text, r.keys FROM embedmill.record_changes r
  WHERE r.record_source_id = %(record_source_id)s
-   AND (r.operation <> 'U' OR r.changed_at < clock_timestamp() - make_interval(secs => %(steady_seconds)s)
+   AND (r.operation <> 'U'
+        OR (SELECT o.changed_at FROM embedmill.record_changes o
+             WHERE o.record_source_id = %(record_source_id)s ORDER BY o.id LIMIT 1)
+           < clock_timestamp() - make_interval(secs => %(steady_seconds)s)
         OR NOT EXISTS (
         SELECT FROM unnest(r.keys) AS k (key)
          CROSS JOIN LATERAL (
