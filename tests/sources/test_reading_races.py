@@ -3,6 +3,7 @@ tables are changed under the reader."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -16,7 +17,7 @@ from embedmill.sources import reader as reader_module
 from embedmill.sources import table_rows
 from embedmill.sources.backfill import Backfill
 from embedmill.sources.catalog import record_source
-from embedmill.sources.reader import RecordReader
+from embedmill.sources.reader import CALM_SECONDS, RecordReader
 from embedmill.sources.reading import SourceReading
 from embedmill.sources.table_plans import TablePlan
 from embedmill.sources.tables import add_table
@@ -92,8 +93,8 @@ async def test_a_backfill_neither_misses_nor_brings_back_a_row_that_is_written_m
     reading = SourceReading(app.database, source, pipeline, cutter, reader_token=token)
     while await Backfill(app.database, reading, token).step() is not None:
         pass
-    while await reading.read_changes() is not None:
-        pass
+    while await reading.read_changes() is not None or await walks.has_changes(app):
+        await asyncio.sleep(CALM_SECONDS)
     await cutter.aclose()
     assert await texts(app) == wanted
     rows = await app.database.fetch("SELECT rows, documents FROM embedmill.record_sources")

@@ -3,6 +3,7 @@ assert."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,7 +23,7 @@ from embedmill.sources.backfill_orders import (
     order_backfill,
 )
 from embedmill.sources.catalog import record_source
-from embedmill.sources.reader import RecordReader
+from embedmill.sources.reader import CALM_SECONDS, RecordReader
 from embedmill.sources.reading import SourceReading
 from embedmill.sources.saving import Saved
 from embedmill.sources.table_plans import TablePlan
@@ -140,13 +141,19 @@ async def walk(app: App, source: BackfillSource, cutter: Cutter | None = None, *
 
 
 async def read_all(app: App, source: BackfillSource, cutter: Cutter, worker_id: UUID | None = None) -> None:
-    """Changes and walk, as a worker's reader does it, until there is nothing."""
+    """Changes and walk, as a worker's reader does it, until there is nothing; edits of rows that were read a moment ago
+    are waited for."""
     await app.database.fetch(
         "UPDATE embedmill.record_sources SET reader_id = NULL, reader_token = NULL, reader_deadline = NULL"
     )
     reader = RecordReader(app.database, cutter, worker_id=worker_id or uuid4(), source_ids=[source.id])
-    while await reader.read_one_source():
-        pass
+    while await reader.read_one_source() or await has_changes(app):
+        await asyncio.sleep(CALM_SECONDS)
+
+
+async def has_changes(app: App) -> bool:
+    """Whether changes wait to be read."""
+    return (await app.database.fetch("SELECT EXISTS (SELECT FROM embedmill.record_changes)"))[0][0] is True
 
 
 async def state_of(app: App, source: BackfillSource) -> BackfillState:
