@@ -166,7 +166,8 @@ BEGIN
     IF v_asked <> v_every THEN
         SELECT count(*) INTO v_found FROM (
             SELECT FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
-             WHERE c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set AND c.tsv @@ v_every
+             WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
+               AND c.tsv @@ v_every
                AND (p_document_id IS NULL OR c.document_id = p_document_id)
                AND (p_source IS NULL OR d.source_id LIKE p_source)
                AND (p_metadata IS NULL OR d.metadata @> p_metadata)
@@ -175,7 +176,8 @@ BEGIN
     RETURN QUERY
     SELECT c.id, ts_rank_cd(c.tsv, v_asked, 1)::double precision + (c.tsv @@ v_every)::integer
       FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
-     WHERE c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
+     -- By the tenant too: one who has little beside many is found by its index, and not among all that have the words.
+     WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
        AND c.tsv @@ CASE WHEN v_found < p_limit THEN v_asked ELSE v_every END
        AND (p_document_id IS NULL OR c.document_id = p_document_id)
        AND (p_source IS NULL OR d.source_id LIKE p_source)
