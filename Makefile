@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime
 	@$(DEMO) $(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/python scripts/run_tests.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -61,7 +61,8 @@ async def hurry(service: Serving) -> None:
 async def test_a_document_is_fetched_kept_read_and_embedded(service: Serving, tmp_path: Path) -> None:
     async with http_server({"/a": GOOD}) as server:
         taken = await staged(service, server.url("/a"), autoLaunch=True)
-        assert (taken["status"], taken["isResumable"]) == ("staged", True)
+        assert taken["status"] in {"staged", "parsing"}  # the worker may be quicker than the answer
+        assert taken["isResumable"] is True
         job = await service.until(taken["jobId"])
         assert len(server.requests) == 1
     assert (job["status"], job["name"], job["sizeBytes"]) == ("completed", "report.txt", len(BODY))
