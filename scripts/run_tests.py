@@ -3,6 +3,7 @@ Tests here kill real processes and wait for real servers, on machines that other
 its time says nothing of the change that it would stop. A test that fails by itself too ends the run, and so do more
 than a few; one that only failed beside others is named at the end, to be mended.
 
+    python scripts/run_tests.py [what pytest takes]
 """
 
 from __future__ import annotations
