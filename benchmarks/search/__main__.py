@@ -145,9 +145,9 @@ async def measure_case(
         bare.append(await bare_index(connection, pipeline, vector))
         sessions = await sessions_of(connection, service)
         before = clocks(sessions)
-        hits = await searcher._search(text, case.mode, PAGE, where, Given(vector))
+        (answer,) = await searcher._search(text, [case.mode], PAGE, where, Given(vector))
         costs.append(clocks(sessions) - before)
-        found.append([hit.chunk_id for hit in hits])
+        found.append([hit.chunk_id for hit in answer.hits])
     milliseconds = np.array(costs[WARM_UP:]) * 1000
     row: dict[str, Any] = {
         "mode": case.mode.value,

@@ -149,6 +149,16 @@ async def test_days_are_exact_in_zones_of_half_hours_and_in_those_of_quarters(
             sum(one.calls for one in groups) == survey.total.calls == sum(row[0] for row in expected.values())
         )
         assert sum(one.failed_cost_usd for one in groups) == survey.total.failed_cost_usd > 0
+    chance = random.Random(9)
+    for _ in range(30):
+        since = NOW - timedelta(seconds=chance.randrange(3 * 86_400))
+        until = since + timedelta(seconds=chance.choice((0, 1, 1800, 7200, 10_800, 86_400, 200_000)))
+        if chance.random() < 0.5:
+            since, until = (at.replace(hour=at.hour // 3 * 3, minute=0, second=0) for at in (since, until))
+        total = (await survey_usage(owner, 1, since, until, zone)).total
+        counted = await owner.fetch_one(ONE_BY_ONE, {"tenant": 1, "since": since, "until": until})
+        assert counted is not None
+        assert (total.calls, total.failed_calls, total.inputs) == counted[:3], (since, until)
 
 
 async def test_nobody_who_writes_a_call_waits_for_another_or_for_the_folding(owner: Database) -> None:

@@ -26,10 +26,9 @@ from embedmill.queue.administration import (
     cancel_items,
     count_cancellable,
     count_retryable,
-    estimate_retry,
+    preview_retry,
     retry_items,
     sample_cancellable,
-    sample_retryable,
 )
 from embedmill.queue.selection import Scope, open_scope
 
@@ -114,11 +113,12 @@ async def _load_dry_run(
     visitor: Visitor, act: Verb, wanted: QueueFilter, scope: Scope | None
 ) -> Mapping[str, Any]:
     matched, sample, cost = Matched({}, []), [], None
-    if scope is not None:
-        matched = await _count(visitor, act, scope)
-        sample_of = sample_retryable if act == "retry" else sample_cancellable
-        sample = await sample_of(visitor.database, scope, limit=_SAMPLE) if matched.items else []
-        cost = await estimate_retry(visitor.database, scope) if act == "retry" and matched.items else None
+    if scope is not None and act == "retry":
+        preview = await preview_retry(visitor.database, scope, limit=_SAMPLE)
+        matched, sample, cost = preview.matched, preview.sample, preview.cost
+    elif scope is not None:
+        matched = await count_cancellable(visitor.database, scope)
+        sample = await sample_cancellable(visitor.database, scope, limit=_SAMPLE) if matched.items else []
     pipelines = await list_pipelines(visitor.database, visitor.tenant_id)
     return {
         "act": act,

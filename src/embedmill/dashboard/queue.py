@@ -126,8 +126,8 @@ async def load_queue(visitor: Visitor, wanted: QueueFilter, after: str | None) -
 async def _batches(database: Database, tenant_id: int) -> list[BatchUnderWay]:
     given = {"tenant_id": tenant_id, "limit": _MOST_BATCHES, "most": _COUNTED_AT_MOST}
     async with database.transaction() as connection:
-        await connection.execute(_SQL["by_index"])
-        cursor = await connection.execute(_SQL["batches"], given)
+        await connection.execute(_SQL["by_kept_plan"])
+        cursor = await connection.execute(_SQL["batches"], given, prepare=True)
         return [BatchUnderWay(*row) for row in await cursor.fetchall()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -16,6 +17,10 @@ PORT = 5432
 SOCKET_PATH_LIMIT = 107
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 SHORT_FOLDERS = Path("/tmp")  # noqa: S108 - not $TMPDIR, which may be long; ownership is checked
+# What a container may have of the machine's memory: cgroup v2, v1.
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_MIB = 1024 * 1024
+_FEWEST_BUFFERS_MB, _MOST_BUFFERS_MB = 128, 8192
 
 
 def write_settings(files: ClusterFiles, account: Account, socket_folder: Path) -> None:
@@ -28,7 +33,7 @@ def write_settings(files: ClusterFiles, account: Account, socket_folder: Path) -
         "unix_socket_permissions": "0700",
         "cluster_name": "embedmill",
         "max_connections": 200,
-        "shared_buffers": "128MB",
+        "shared_buffers": f"{buffers_mb(memory_bytes())}MB",
         "maintenance_work_mem": "256MB",
         "max_worker_processes": max(8, cores),
         "max_parallel_maintenance_workers": min(4, cores),
@@ -69,6 +74,22 @@ def write_settings(files: ClusterFiles, account: Account, socket_folder: Path) -
         stream.writelines(lines)
     account.own(draft)
     draft.replace(files.settings)
+
+
+def buffers_mb(memory: int) -> int:
+    """The pages that the server keeps at hand, for a machine of so many bytes: an eighth, since workers, parsers and
+    models share it (PostgreSQL's manual gives a machine of its own a quarter). What is not used is not taken. An index
+    of a million vectors, and the chunks that it finds, are 3 GB: from the system's cache each page costs a copy."""
+    return min(max(memory // 8 // _MIB, _FEWEST_BUFFERS_MB), _MOST_BUFFERS_MB)
+
+
+def memory_bytes(limits: tuple[Path, ...] = MEMORY_LIMITS) -> int:
+    """Of the machine, or what its container may have."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in limits:
+        with contextlib.suppress(OSError, ValueError):  # not there, or `max`
+            found.append(int(limit.read_text("ascii")))
+    return min(found)
 
 
 def socket_folder(files: ClusterFiles, account: Account) -> Path:

@@ -60,6 +60,14 @@ class RetryCost(msgspec.Struct, frozen=True):
     unpriced_tokens: int
 
 
+class RetryPreview(msgspec.Struct, frozen=True):
+    """What a retry would be about: how many, the first of the ended ones, and what those send."""
+
+    matched: Matched
+    sample: list[SampledItem]
+    cost: RetryCost
+
+
 class AuditRecord(msgspec.Struct, frozen=True):
     """A row of the audit log."""
 
@@ -106,15 +114,28 @@ async def _cancel_some(
     return _next(found, last_id), Counter(row[1] for row in found)
 
 
-async def count_retryable(database: Database, scope: Scope) -> Matched:
-    """What a retry would be about: `waiting out a failure` (live), `failed` and `cancelled` (ended)."""
-    found = Matched({}, [])
-    if _reaches_ended(scope):
-        found = await _count(database, scope, "count_retryable")
+async def preview_retry(database: Database, scope: Scope, *, limit: int) -> RetryPreview:
+    """What a retry would be about: `waiting out a failure` (live), `failed` and `cancelled` (ended); with the first
+    `limit` of the ended ones."""
+    waiting, ended = Matched({}, []), []
     if scope.selection.reaches((ItemStatus.PENDING,)):
         waiting = await _count(database, scope, "count_waiting_out")
-        found = Matched({**waiting.counts, **found.counts}, waiting.examples + found.examples)
-    return found
+    if _reaches_ended(scope):
+        ended = await _look(database, scope, "preview_retryable", limit=limit)
+    by_status: Counter[str] = Counter()
+    for status, items, *_ in ended:
+        by_status[status] += items
+    examples = sorted({item_id for row in ended for item_id in row[2:4]})
+    return RetryPreview(
+        Matched({**waiting.counts, **by_status}, waiting.examples + examples),
+        msgspec.convert(ended[0][6], list[SampledItem]) if ended else [],
+        _cost([(tokens, usd) for *_, tokens, usd, _ in ended]),
+    )
+
+
+async def count_retryable(database: Database, scope: Scope) -> Matched:
+    """How many that would be."""
+    return (await preview_retry(database, scope, limit=1)).matched
 
 
 async def retry_items(
@@ -149,22 +170,9 @@ async def _make_due(
 
 async def sample_cancellable(database: Database, scope: Scope, *, limit: int) -> list[SampledItem]:
     """The first of those that a cancel would be about."""
-    return await _sample(database, scope, "sample_live", limit) if scope.selection.reaches(LIVE) else []
-
-
-async def sample_retryable(database: Database, scope: Scope, *, limit: int) -> list[SampledItem]:
-    """The first of the ended ones that a retry would be about."""
-    return await _sample(database, scope, "sample_retryable", limit) if _reaches_ended(scope) else []
-
-
-async def estimate_retry(database: Database, scope: Scope) -> RetryCost:
-    """What a retry of the ended ones would cost at the most."""
-    if not _reaches_ended(scope):
-        return RetryCost(0, Decimal(0), 0)
-    rows = await _look(database, scope, "retryable_tokens")
-    row = rows[0] if rows else None
-    tokens, cost, unpriced = row or (None, None, 0)
-    return RetryCost(tokens or 0, cost if tokens else Decimal(0), unpriced)
+    if not scope.selection.reaches(LIVE):
+        return []
+    return [SampledItem(*row) for row in await _look(database, scope, "sample_live", limit=limit)]
 
 
 async def set_priority(database: Database, tenant_id: int, item_id: int, priority: str, *, actor: str) -> str:
@@ -261,8 +269,12 @@ async def _count(database: Database, scope: Scope, name: str) -> Matched:
     return Matched({row[0]: row[1] for row in rows if row[1]}, examples)
 
 
-async def _sample(database: Database, scope: Scope, name: str, limit: int) -> list[SampledItem]:
-    return [SampledItem(*row) for row in await _look(database, scope, name, limit=limit)]
+def _cost(groups: list[tuple[int, Decimal | None]]) -> RetryCost:
+    """Of groups of items with their tokens and price; None where nobody knows it."""
+    tokens = sum(group[0] for group in groups)
+    priced = [usd for _, usd in groups if usd is not None]
+    unpriced = sum(group[0] for group in groups if group[1] is None)
+    return RetryCost(tokens, sum(priced, Decimal(0)) if priced or not tokens else None, unpriced)
 
 
 async def _look(database: Database, scope: Scope, name: str, **more: Any) -> list[Any]:

@@ -72,12 +72,23 @@ q.status IN ('failed', 'cancelled') AND {matching}
                              AND l.source_type = q.source_type AND l.source_id = q.source_id AND l.part = q.part
                            LIMIT 1), true) END;
 
--- name: count_retryable
--- Ended items that a retry may help, by status.
-SELECT q.status::text, count(*), min(q.id), max(q.id)
-  FROM embedmill.embedding_queue_history q
- WHERE {retryable}
- GROUP BY q.status ORDER BY q.status;
+-- name: preview_retryable
+-- Ended items that a retry may help, by status and generation, with what they would send and what that costs; and, the
+-- same in each row, the first few of them. One statement: to find them is dear, and to plan it over each day of history.
+WITH found AS MATERIALIZED (
+    SELECT q.id, q.status::text AS status, q.source_type, q.source_id, q.part, q.error_message,
+           q.generation_id, q.estimated_tokens
+      FROM embedmill.embedding_queue_history q
+     WHERE {retryable})
+SELECT n.status, n.items, n.first_id, n.last_id, n.tokens, n.tokens * g.price_per_million_tokens / 1000000,
+       (SELECT jsonb_agg(to_jsonb(s) ORDER BY s.id)
+          FROM (SELECT id, status, source_type, source_id, part, error_message FROM found
+                 ORDER BY id LIMIT %(limit)s) s)
+  FROM (SELECT status, generation_id, count(*) AS items, min(id) AS first_id, max(id) AS last_id,
+               sum(estimated_tokens)::bigint AS tokens
+          FROM found GROUP BY status, generation_id) n
+  JOIN embedmill.generations g ON g.id = n.generation_id
+ ORDER BY n.status;
 
 -- name: next_retryable
 -- The next of them, oldest first.
@@ -166,21 +177,6 @@ SELECT q.id, q.status::text, q.source_type, q.source_id, q.part, q.error_message
   FROM embedmill.embedding_queue q
  WHERE {matching} AND (%(worker_id)s::uuid IS NULL OR q.status = 'processing') AND q.id > 0
  ORDER BY q.id LIMIT %(limit)s;
-
--- name: sample_retryable
--- A few of what a retry would be about.
-SELECT q.id, q.status::text, q.source_type, q.source_id, q.part, q.error_message
-  FROM embedmill.embedding_queue_history q
- WHERE {retryable} AND q.id > 0
- ORDER BY q.id LIMIT %(limit)s;
-
--- name: retryable_tokens
--- What a retry sends at the most, by generation: what stands already is not paid again. With what a million tokens cost.
-SELECT sum(n.tokens)::bigint, sum(n.tokens * g.price_per_million_tokens / 1000000),
-       coalesce(sum(n.tokens) FILTER (WHERE g.price_per_million_tokens IS NULL), 0)::bigint
-  FROM (SELECT q.generation_id, sum(q.estimated_tokens) AS tokens FROM embedmill.embedding_queue_history q
-         WHERE {retryable} GROUP BY q.generation_id) n
-  JOIN embedmill.generations g ON g.id = n.generation_id;
 
 -- name: set_priority
 -- A waiting item goes into another lane; what it was in before.

@@ -136,9 +136,10 @@ class Page:
 
     async def _look_through(self, connection: Connection, name: str, most: int) -> None:
         """No further than `most` items that are not ordered by what was asked for; where that ends, the page does."""
-        await connection.execute(_SQL["tune"], {"plans": "force_custom_plan"})
+        await connection.execute(_SQL["tune"], {"plans": "force_generic_plan"})
         statement = _SQL[name].format(status=self._status())
-        row = await (await connection.execute(statement, {**self._given, "looked_through": most})).fetchone()
+        given = {**self._given, "looked_through": most}
+        row = await (await connection.execute(statement, given, prepare=True)).fetchone()
         if row is not None:
             self.floor = self._given["floor"] = max(row[0], self.floor or 0)
 

@@ -49,15 +49,19 @@ SELECT e.at, e.what, e.reason, e.message
  ORDER BY e.at DESC LIMIT 10;
 
 -- name: spent
--- What was paid today and this month (UTC), from the sums of half hours, however many calls these were.
-SELECT coalesce(sum(u.input_tokens + u.output_tokens) FILTER (WHERE u.half_hour >= d.day), 0)::bigint,
-       sum(u.cost_usd) FILTER (WHERE u.half_hour >= d.day),
+-- What was paid today and this month (UTC), from the sums of three hours, however many calls these were.
+SELECT coalesce(sum(u.input_tokens + u.output_tokens) FILTER (WHERE u.at >= d.day), 0)::bigint,
+       sum(u.cost_usd) FILTER (WHERE u.at >= d.day),
        coalesce(sum(u.input_tokens + u.output_tokens), 0)::bigint, sum(u.cost_usd),
        coalesce(sum(u.unknown_cost_calls), 0)::bigint
-  FROM embedmill.usage_sums u,
+  FROM (SELECT tenant_id, three_hours AS at, input_tokens, output_tokens, cost_usd, unknown_cost_calls
+          FROM embedmill.usage_three_hours
+        UNION ALL
+        SELECT tenant_id, half_hour, input_tokens, output_tokens, cost_usd, unknown_cost_calls
+          FROM embedmill.usage_unfolded) u,
        (SELECT date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS day,
                date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS month) d
- WHERE u.tenant_id = %(tenant_id)s AND u.half_hour >= d.month;
+ WHERE u.tenant_id = %(tenant_id)s AND u.at >= d.month;
 
 -- name: throughput
 -- Chunks embedded and refused in each of the last minutes, of all the tenant's sources together.

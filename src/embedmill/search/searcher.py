@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
@@ -100,6 +100,24 @@ class Comparison(msgspec.Struct, frozen=True):
     cost_usd: Decimal | None
 
 
+class _Lists(NamedTuple):
+    """(chunk, score) by vector and by words, best first, and how long each took."""
+
+    by_vector: list[tuple[int, float]]
+    by_text: list[tuple[int, float]]
+    vector_seconds: float
+    text_seconds: float
+
+
+class _Found(NamedTuple):
+    """A mode's hits; not whole where passages went between ranking and showing them."""
+
+    mode: Mode
+    hits: list[Hit]
+    seconds: float
+    is_whole: bool
+
+
 class Searcher:
     """Answers queries over one pipeline."""
 
@@ -132,7 +150,8 @@ class Searcher:
         ConfigurationError."""
         _check(query, limit)
         vectors = QueryVectors(self._database, query, user_id)
-        return await self._search(query, mode, limit, where or Filter(), vectors)
+        (found,) = await self._search(query, [mode], limit, where or Filter(), vectors)
+        return found.hits
 
     async def compare(
         self,
@@ -143,33 +162,38 @@ class Searcher:
         where: Filter | None = None,
         user_id: str | None = None,
     ) -> Comparison:
-        """The query in several modes, one after the other, paid for once. A mode that fails says so, and the others
-        answer all the same. An empty query is a ConfigurationError."""
+        """The query in several modes, paid for once, and what two of them share read once. Where there is no vector to
+        be had, those that need one say so, and the search by words answers all the same. An empty query is a
+        ConfigurationError."""
         _check(query, limit)
         vectors = QueryVectors(self._database, query, user_id)
-        answers = []
-        for mode in modes:
-            began_at, waited_before = time.monotonic(), vectors.seconds or 0.0
-            hits: list[Hit] = []
-            problem = None
-            try:
-                hits = await self._search(query, mode, limit, where or Filter(), vectors)
-            except EmbedmillError as error:
-                problem = str(error)
-            waited = (vectors.seconds or 0.0) - waited_before
-            answers.append(Answer(mode, hits, max(time.monotonic() - began_at - waited, 0.0), problem))
-        return Comparison(answers, vectors.seconds, vectors.tokens, vectors.cost_usd)
+        chosen = where or Filter()
+        problem = None
+        try:
+            found = await self._search(query, modes, limit, chosen, vectors)
+        except EmbedmillError as error:
+            problem, found = str(error), []
+            if Mode.TEXT in modes:
+                found = await self._search(query, [Mode.TEXT], limit, chosen, vectors)
+        answers = {one.mode: Answer(one.mode, one.hits, one.seconds) for one in found}
+        return Comparison(
+            [answers.get(mode) or Answer(mode, [], 0.0, problem) for mode in modes],
+            vectors.seconds,
+            vectors.tokens,
+            vectors.cost_usd,
+        )
 
     async def _search(
-        self, query: str, mode: Mode, limit: int, where: Filter, vectors: QueryVectors
-    ) -> list[Hit]:
+        self, query: str, modes: Sequence[Mode], limit: int, where: Filter, vectors: QueryVectors
+    ) -> list[_Found]:
+        """In the order of `modes`."""
         for _ in range(_TRIES):
             try:
-                hits = await self._ask(query, mode, limit, where, vectors)
+                found = await self._ask(query, modes, limit, where, vectors)
             except psycopg.errors.UndefinedTable:
-                hits = None
-            if hits is not None:
-                return hits
+                found = None
+            if found is not None:
+                return found
             await self._renew()
         raise ConflictError("the pipeline was switched and pruned again and again: ask once more")
 
@@ -186,35 +210,51 @@ class Searcher:
             self._provider = self._build_provider(spec)
 
     async def _ask(
-        self, query: str, mode: Mode, limit: int, chosen: Filter, vectors: QueryVectors
-    ) -> list[Hit] | None:
-        """The hits in this generation; None where it was dropped meanwhile, and they may not be all."""
+        self, query: str, modes: Sequence[Mode], limit: int, chosen: Filter, vectors: QueryVectors
+    ) -> list[_Found] | None:
+        """What the modes find in this generation; None where it was dropped meanwhile, and that may not be all."""
         # The provider is asked before a transaction is open.
-        vector = None if mode is Mode.TEXT else await vectors.of(self._pipeline, self._provider)
-        candidates = (
-            limit if mode is not Mode.HYBRID else max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT)
-        )
+        needs_vector = any(mode is not Mode.TEXT for mode in modes)
+        vector = await vectors.of(self._pipeline, self._provider) if needs_vector else None
+        words = query if any(mode is not Mode.VECTOR for mode in modes) else None
+        candidates = max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT) if Mode.HYBRID in modes else limit
         async with self._database.transaction() as connection:
             for _ in range(_TRIES):
-                by_vector = (
-                    [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
-                )
-                by_text = (
-                    [] if mode is Mode.VECTOR else await self._by_text(connection, query, candidates, chosen)
-                )
-                if mode is Mode.HYBRID:
-                    scored = fuse_rankings([[i for i, _ in by_vector], [i for i, _ in by_text]])[:limit]
-                else:
-                    scored = by_vector or by_text
-                ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
-                hits = await self._show(connection, scored, ranks)
-                if len(hits) == len(scored):
+                lists = await self._lists(connection, vector, words, candidates, chosen)
+                found = [await self._rank(connection, mode, lists, limit) for mode in modes]
+                if all(one.is_whole for one in found):
                     break  # else passages were replaced since they were ranked: others stand in their place
             # Asked last: its chunks and vectors were all there then, however long this took.
             cursor = await connection.execute(
                 _SQL["is_there"], {"generation_id": self._pipeline.generation.id}
             )
-            return hits if await cursor.fetchone() else None
+            return found if await cursor.fetchone() else None
+
+    async def _lists(
+        self, connection: Connection, vector: str | None, words: str | None, candidates: int, chosen: Filter
+    ) -> _Lists:
+        """The candidates by vector and by words, of those that are asked for; once for all modes."""
+        began_at = time.monotonic()
+        by_vector = [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
+        between = time.monotonic()
+        by_text = [] if words is None else await self._by_text(connection, words, candidates, chosen)
+        return _Lists(by_vector, by_text, between - began_at, time.monotonic() - between)
+
+    async def _rank(self, connection: Connection, mode: Mode, lists: _Lists, limit: int) -> _Found:
+        """The best of the lists that a mode goes by; in the seconds that it would take by itself."""
+        began_at = time.monotonic()
+        by_vector = [] if mode is Mode.TEXT else lists.by_vector
+        by_text = [] if mode is Mode.VECTOR else lists.by_text
+        if mode is Mode.HYBRID:
+            scored = fuse_rankings([[i for i, _ in by_vector], [i for i, _ in by_text]])[:limit]
+        else:
+            scored = (by_vector or by_text)[:limit]
+        ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
+        hits = await self._show(connection, scored, ranks)
+        seconds = time.monotonic() - began_at
+        seconds += 0.0 if mode is Mode.TEXT else lists.vector_seconds
+        seconds += 0.0 if mode is Mode.VECTOR else lists.text_seconds
+        return _Found(mode, hits, seconds, len(hits) == len(scored))
 
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter

@@ -1,5 +1,5 @@
--- The usage ledger summed: by the half hour, which pages and sums read so that nobody reads a million calls to say what a
--- month has cost, and ever, which metrics read. Nobody who pays for a call waits for another: each appends one row to
+-- The usage ledger summed: by the half hour and by three hours, which pages and sums read so that nobody reads a million
+-- calls to say what a month has cost, and ever, which metrics read. Nobody who pays for a call waits for another: each appends one row to
 -- usage_unfolded in the transaction that writes its row of the ledger, and the leader folds.
 
 -- The half hour of UTC in which a moment lies.
@@ -13,6 +13,12 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.half_hour_from(p_at timestamptz) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE AS $$
     SELECT date_bin('30 minutes', p_at + interval '1799.999999 seconds', '2000-01-01 00:00+00')
+$$;
+
+-- The three hours of UTC in which a moment lies.
+CREATE OR REPLACE FUNCTION embedmill.three_hours_of(p_at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT date_bin('3 hours', p_at, '2000-01-01 00:00+00')
 $$;
 
 -- Appends what this row of the ledger adds. The same stands in 0006_operations.sql, for the moment before the functions come.
@@ -33,7 +39,7 @@ $$;
 CREATE OR REPLACE TRIGGER usage_appended AFTER INSERT ON embedmill.llm_usage_log
     FOR EACH ROW EXECUTE FUNCTION embedmill.usage_appended();
 
--- Folds what was appended into the half hours and the totals, in one statement; returns how many rows, a hundred thousand
+-- Folds what was appended into half hours, three hours and totals, in one statement; returns how many rows, a hundred thousand
 -- at most. One folds at a time, others go their way (returns 0). Of the totals the first 300 sets of labels are named in
 -- metrics, those that come later are summed: which, is decided when a set comes, so that no counter ever goes back.
 -- Backfills of all sources count together there: names of sources have no bound.
@@ -68,6 +74,24 @@ BEGIN
              unknown_cost_calls)
         SELECT * FROM by_half_hour
         ON CONFLICT (tenant_id, half_hour, pipeline_id, generation_id, usage_type, provider, model) DO UPDATE
+           SET calls = h.calls + excluded.calls, failed_calls = h.failed_calls + excluded.failed_calls,
+               charged_failed_calls = h.charged_failed_calls + excluded.charged_failed_calls,
+               inputs = h.inputs + excluded.inputs, input_tokens = h.input_tokens + excluded.input_tokens,
+               output_tokens = h.output_tokens + excluded.output_tokens, latency_ms = h.latency_ms + excluded.latency_ms,
+               cost_usd = CASE WHEN num_nulls(h.cost_usd, excluded.cost_usd) = 2 THEN NULL
+                               ELSE coalesce(h.cost_usd, 0) + coalesce(excluded.cost_usd, 0) END,
+               failed_cost_usd = h.failed_cost_usd + excluded.failed_cost_usd,
+               unknown_cost_calls = h.unknown_cost_calls + excluded.unknown_cost_calls
+    ), folded_wider AS (
+        INSERT INTO embedmill.usage_three_hours AS h
+            (tenant_id, three_hours, pipeline_id, generation_id, usage_type, provider, model, calls, failed_calls,
+             charged_failed_calls, inputs, input_tokens, output_tokens, latency_ms, cost_usd, failed_cost_usd,
+             unknown_cost_calls)
+        SELECT tenant_id, embedmill.three_hours_of(half_hour), pipeline_id, generation_id, usage_type, provider, model,
+               sum(calls), sum(failed_calls), sum(charged_failed_calls), sum(inputs), sum(input_tokens), sum(output_tokens),
+               sum(latency_ms), sum(cost_usd), sum(failed_cost_usd), sum(unknown_cost_calls)
+          FROM by_half_hour GROUP BY 1, 2, 3, 4, 5, 6, 7
+        ON CONFLICT (tenant_id, three_hours, pipeline_id, generation_id, usage_type, provider, model) DO UPDATE
            SET calls = h.calls + excluded.calls, failed_calls = h.failed_calls + excluded.failed_calls,
                charged_failed_calls = h.charged_failed_calls + excluded.charged_failed_calls,
                inputs = h.inputs + excluded.inputs, input_tokens = h.input_tokens + excluded.input_tokens,

@@ -20,6 +20,13 @@ DECLARE
     -- stand ready, since under row-level security a sum is no key to an index.
     v_cut timestamptz[] := ARRAY(SELECT embedmill.half_hour_of(d) FROM unnest(v_days) d WHERE d > embedmill.half_hour_of(d));
     v_cut_ends timestamptz[] := ARRAY(SELECT c + interval '30 minutes' FROM unnest(v_cut) c);
+    -- The span is read by three hours from v_since on and before v_until, but for those within which a day begins.
+    v_since timestamptz := embedmill.three_hours_of(p_since + interval '10799.999999 seconds');
+    v_until timestamptz := greatest(embedmill.three_hours_of(coalesce(p_until, 'infinity')), v_since);
+    v_split timestamptz[] := ARRAY(
+        SELECT DISTINCT embedmill.three_hours_of(d) FROM unnest(v_days) d
+         WHERE d > embedmill.three_hours_of(d) AND d >= v_since AND d < v_until);
+    v_halves timestamptz[] := ARRAY(SELECT s + n * interval '30 minutes' FROM unnest(v_split) s, generate_series(0, 5) n);
 BEGIN
     RETURN QUERY
     WITH base AS MATERIALIZED (
@@ -29,10 +36,40 @@ BEGIN
                sum(u.inputs) AS inputs, sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens,
                sum(u.cost_usd) AS cost_usd, sum(u.failed_cost_usd) AS failed_cost_usd,
                sum(u.unknown_cost_calls) AS unknown_cost_calls, sum(u.latency_ms) AS latency_ms
-          FROM (SELECT w.* FROM embedmill.usage_between(p_tenant_id, p_since, p_until, false) w
+          FROM (SELECT t.three_hours AS at, t.tenant_id, nullif(t.pipeline_id, 0) AS pipeline_id, t.usage_type, t.provider,
+                       t.model, t.calls, t.failed_calls, t.charged_failed_calls, t.inputs, t.input_tokens, t.output_tokens,
+                       t.latency_ms, t.cost_usd, t.failed_cost_usd, t.unknown_cost_calls
+                  FROM embedmill.usage_three_hours t
+                 WHERE (p_tenant_id IS NULL OR t.tenant_id = p_tenant_id) AND t.three_hours >= v_since
+                   AND t.three_hours < v_until AND t.three_hours <> ALL (v_split)
+                UNION ALL
+                SELECT n.half_hour, n.tenant_id, nullif(n.pipeline_id, 0), n.usage_type, n.provider, n.model, n.calls,
+                       n.failed_calls, n.charged_failed_calls, n.inputs, n.input_tokens, n.output_tokens, n.latency_ms,
+                       n.cost_usd, n.failed_cost_usd, n.unknown_cost_calls
+                  FROM embedmill.usage_unfolded n
+                 WHERE (p_tenant_id IS NULL OR n.tenant_id = p_tenant_id) AND n.half_hour >= v_since
+                   AND n.half_hour < v_until AND embedmill.three_hours_of(n.half_hour) <> ALL (v_split)
+                UNION ALL
+                -- The rest of the span: before these three hours, after them, and those that were left out.
+                SELECT w.at, w.tenant_id, w.pipeline_id, w.usage_type, w.provider, w.model, w.calls, w.failed_calls,
+                       w.charged_failed_calls, w.inputs, w.input_tokens, w.output_tokens, w.latency_ms, w.cost_usd,
+                       w.failed_cost_usd, w.unknown_cost_calls
+                  FROM (SELECT * FROM embedmill.usage_between(p_tenant_id, p_since, least(v_since, p_until), false)
+                        UNION ALL
+                        SELECT * FROM embedmill.usage_between(p_tenant_id, v_until, p_until, false)) w
                  WHERE v_cut = '{}' OR embedmill.half_hour_of(w.at) <> ALL (v_cut)
                 UNION ALL
-                SELECT c.* FROM unnest(v_cut, v_cut_ends) AS cut (since, until)
+                SELECT s.half_hour, s.tenant_id, nullif(s.pipeline_id, 0), s.usage_type, s.provider, s.model, s.calls,
+                       s.failed_calls, s.charged_failed_calls, s.inputs, s.input_tokens, s.output_tokens, s.latency_ms,
+                       s.cost_usd, s.failed_cost_usd, s.unknown_cost_calls
+                  FROM embedmill.usage_sums s
+                 WHERE (p_tenant_id IS NULL OR s.tenant_id = p_tenant_id) AND s.half_hour = ANY (v_halves)
+                   AND s.half_hour <> ALL (v_cut)
+                UNION ALL
+                SELECT c.at, c.tenant_id, c.pipeline_id, c.usage_type, c.provider, c.model, c.calls, c.failed_calls,
+                       c.charged_failed_calls, c.inputs, c.input_tokens, c.output_tokens, c.latency_ms, c.cost_usd,
+                       c.failed_cost_usd, c.unknown_cost_calls
+                  FROM unnest(v_cut, v_cut_ends) AS cut (since, until)
                  CROSS JOIN LATERAL embedmill.usage_between(p_tenant_id, greatest(cut.since, p_since),
                                                             least(cut.until, p_until), true) c) u
          GROUP BY 1, 2, 3, 4, 5, 6

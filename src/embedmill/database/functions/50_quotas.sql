@@ -133,17 +133,24 @@ LANGUAGE plpgsql AS $$
 DECLARE
     q embedmill.quotas;
     v_second bigint := floor(extract(epoch FROM clock_timestamp()) - p_seconds_ago);
+    v_at bigint;
     v_slot integer;
+    v_change bigint;
+    v_left bigint := p_tokens;
 BEGIN
     SELECT * INTO STRICT q FROM embedmill.quotas WHERE quota_key = p_quota_key;
     IF (embedmill.quota_limits(q)).tokens_per_minute IS NULL THEN
         RETURN;
     END IF;
     SELECT * INTO STRICT q FROM embedmill.quotas WHERE quota_key = p_quota_key FOR UPDATE;
-    IF v_second >= q.window_second - 61 THEN
-        v_slot := least(v_second, q.window_second) % 64 + 1;
-        q.window_tokens[v_slot] := greatest(q.window_tokens[v_slot] + p_tokens, 0);
-    END IF;
+    -- A moment reckoned back may lie in the second beside that of the grant.
+    FOREACH v_at IN ARRAY ARRAY[v_second, v_second - 1, v_second + 1] LOOP
+        CONTINUE WHEN v_at < q.window_second - 61;
+        v_slot := least(v_at, q.window_second) % 64 + 1;
+        v_change := greatest(v_left, -q.window_tokens[v_slot]);
+        q.window_tokens[v_slot] := q.window_tokens[v_slot] + v_change;
+        v_left := v_left - v_change;
+    END LOOP;
     UPDATE embedmill.quotas
        SET tokens_level = tokens_level - p_tokens, window_tokens = q.window_tokens
      WHERE quota_key = p_quota_key;
