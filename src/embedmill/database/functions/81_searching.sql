@@ -143,9 +143,41 @@ BEGIN
 END
 $$;
 
+-- Of a query's words those that tell passages apart: what stands in one of twenty does not, be it a word of the language
+-- that the configuration `simple` knows nothing of, or what all of a collection is about. NULL where that takes none away,
+-- or all. By a sample of the tenant's chunks, in the order of their hashes, which is that of chance; who has not many has no
+-- need of it.
+CREATE OR REPLACE FUNCTION embedmill.telling_words(
+    p_tenant_id integer, p_pipeline_id integer, p_chunk_set integer, p_every tsquery) RETURNS tsquery
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c_sample CONSTANT integer := 500;
+    c_one_of CONSTANT integer := 20;
+    -- Phrases stay whole. The text of a tsquery is already lexed and quoted, and one in brackets is not taken apart.
+    v_words text[] := CASE WHEN p_every::text ~ '[()!]' THEN '{}' ELSE regexp_split_to_array(p_every::text, ' [&|] ') END;
+    v_told tsquery;
+BEGIN
+    IF cardinality(v_words) < 2 THEN
+        RETURN NULL;
+    END IF;
+    WITH sample AS MATERIALIZED (
+        SELECT c.pipeline_id, c.chunk_set, c.tsv FROM embedmill.knowledge_chunks c
+         WHERE c.tenant_id = p_tenant_id ORDER BY c.tenant_id, c.content_hash LIMIT c_sample
+    ), own AS MATERIALIZED (
+        SELECT s.tsv FROM sample s WHERE s.pipeline_id = p_pipeline_id AND s.chunk_set = p_chunk_set
+           AND (SELECT count(*) FROM sample) = c_sample
+    )
+    SELECT string_agg(w.word, ' | ')::tsquery INTO v_told
+      FROM unnest(v_words) AS w (word)
+     WHERE (SELECT count(*) FROM own o WHERE o.tsv @@ w.word::tsquery) * c_one_of <= (SELECT count(*) FROM own);
+    RETURN nullif(v_told, array_to_string(v_words, ' | ')::tsquery);
+END
+$$;
+
 -- Best full-text rank first. Passages with every word come before those with some: a question in plain words rarely
 -- stands in one passage as a whole. With a word excluded ("-word") nothing is loosened: "or anything without it" would
--- match everything. Where passages with every word fill the page, the others are not even ranked.
+-- match everything. Where passages with every word fill the page, or else those with a word that tells, the others are not
+-- even ranked.
 CREATE OR REPLACE FUNCTION embedmill.search_text(
     p_generation_id integer, p_words text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
 RETURNS TABLE (chunk_id bigint, rank double precision)
@@ -154,6 +186,7 @@ DECLARE
     g embedmill.generations;
     v_every tsquery;
     v_asked tsquery;
+    v_match tsquery;
     v_found integer;
 BEGIN
     SELECT * INTO g FROM embedmill.generations WHERE id = p_generation_id;
@@ -164,23 +197,27 @@ BEGIN
       FROM embedmill.pipelines p WHERE p.id = g.pipeline_id;
     -- The text of a tsquery is already lexed and quoted; only its operators are replaced.
     v_asked := CASE WHEN v_every::text LIKE '%!%' THEN v_every ELSE replace(v_every::text, ' & ', ' | ')::tsquery END;
-    v_found := 0;
-    IF v_asked <> v_every THEN
+    FOREACH v_match IN ARRAY ARRAY[
+        v_every, embedmill.telling_words(g.tenant_id, g.pipeline_id, g.chunk_set, v_every), v_asked]
+    LOOP
+        CONTINUE WHEN v_match IS NULL;
+        EXIT WHEN v_match = v_asked;
         SELECT count(*) INTO v_found FROM (
             SELECT FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
              WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
-               AND c.tsv @@ v_every
+               AND c.tsv @@ v_match
                AND (p_document_id IS NULL OR c.document_id = p_document_id)
                AND (p_source IS NULL OR d.source_id LIKE p_source)
                AND (p_metadata IS NULL OR d.metadata @> p_metadata)
              LIMIT p_limit) found;
-    END IF;
+        EXIT WHEN v_found = p_limit;
+    END LOOP;
     RETURN QUERY
     SELECT c.id, ts_rank_cd(c.tsv, v_asked, 1)::double precision + (c.tsv @@ v_every)::integer
       FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
      -- By the tenant too: one who has little beside many is found by its index, and not among all that have the words.
      WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
-       AND c.tsv @@ CASE WHEN v_found < p_limit THEN v_asked ELSE v_every END
+       AND c.tsv @@ v_match
        AND (p_document_id IS NULL OR c.document_id = p_document_id)
        AND (p_source IS NULL OR d.source_id LIKE p_source)
        AND (p_metadata IS NULL OR d.metadata @> p_metadata)
