@@ -6,8 +6,9 @@ server, one provider stand-in (1536 dimensions, calls of up to 2,048 inputs), on
 Each system has a database of its own for each turn, and starts up before its clock runs. Afterwards the vectors are
 counted, and some compared with those that the provider serves. Peers get ready texts, in a table or a list. Ours cuts
 them itself (documents), finds them again as rows change (table), and indexes them for full text; only of what was
-launched from its preview (launched) that stands before. Peers live in environments of their own under .peers/
-(`--install` makes them); one that is not there is left out, and the result says why.
+launched from its preview (launched) that stands before. `work` is the processors' time for each row, of a system's own
+processes and of the server: on two cores, what binds where no call is waited for. Peers live in environments of their
+own under .peers/ (`--install` makes them); one that is not there is left out, and the result says why.
 """
 
 from __future__ import annotations
@@ -111,6 +112,9 @@ def compared(turns: list[Turn], latency_ms: int) -> Iterator[dict[str, Any]]:
             "of_bare_loop": round(rates[system] / limit, 3) if limit else None,
             "start_seconds": round(statistics.median(t.start_seconds for t in some), 1),
             "calls": round(statistics.median(t.calls for t in some)),
+            "own_work_ms_a_row": round(statistics.median(t.work.system for t in some), 3),
+            "server_work_ms_a_row": round(statistics.median(t.work.server for t in some), 3),
+            "provider_work_ms_a_row": round(statistics.median(t.work.provider for t in some), 3),
             "version": version_of(system),
             "settings": some[0].settings,
         }

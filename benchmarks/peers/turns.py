@@ -20,6 +20,7 @@ import psycopg
 from psycopg import sql
 from tests.support.provider import RunningProvider, vector_for
 
+from benchmarks.peers.processors import Work, server_pid, work_so_far
 from benchmarks.peers.protocol import DIMENSIONS, Job
 from benchmarks.peers.systems import ROOT, System
 
@@ -39,7 +40,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Turn:
-    """What came of it. `calls` that the provider answered."""
+    """What came of it. `calls` that the provider answered; `work` of the processors for each text, in milliseconds."""
 
     system: System
     latency_ms: int
@@ -48,6 +49,7 @@ class Turn:
     seconds: float
     rows_per_second: float
     calls: int
+    work: Work
 
 
 class TurnError(Exception):
@@ -65,13 +67,18 @@ def take_turn(system: System, stage: Stage, latency_ms: int) -> Turn:
         with process_of(system, path) as process:
             settings = _answer(system, process)["settings"]
             start_seconds = time.perf_counter() - started
+            pids = (process.pid, server_pid(stage.url), stage.provider.pid)
+            before = work_so_far(*pids)
             _tell(process)
             seconds = float(_answer(system, process)["seconds"])
+            work = work_so_far(*pids).since(before)
             calls = int(stage.provider.stats()["calls_paid"])
             check(system, stage, url)
             _tell(process)
             process.wait(timeout=60)
-    return Turn(system, latency_ms, settings, start_seconds, seconds, len(stage.texts) / seconds, calls)
+    texts = len(stage.texts)
+    of_text = Work(*(1000 * one / texts for one in (work.system, work.server, work.provider)))
+    return Turn(system, latency_ms, settings, start_seconds, seconds, texts / seconds, calls, of_text)
 
 
 @contextmanager

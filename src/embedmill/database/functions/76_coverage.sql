@@ -74,40 +74,39 @@ RETURNS TABLE (
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
     SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
-DECLARE
-    v record;
-    v_pace double precision;
-    v_left bigint;
-    v_missing boolean;
-    v_quota_key text;
-    v_quota record;
-    v_generation_id integer;
-    v_average_tokens double precision;
-    v_quota_eta double precision;
-    v_backfill_eta double precision;
 BEGIN
     -- With the owner's rights, for which policies need not be checked row by row: so whose rows they are is checked here.
     IF NOT embedmill.caller_sees(p_tenant_id) THEN
         RETURN;
     END IF;
-    FOR v IN
-        WITH wanted AS (
-            SELECT p.id AS pipeline_id, s.id AS source
-              FROM embedmill.pipelines p JOIN embedmill.record_sources s ON s.pipeline_id = p.id
-             WHERE p.tenant_id = p_tenant_id AND (p_record_source_id IS NULL OR s.id = p_record_source_id)
-            UNION ALL
-            SELECT p.id, 0 FROM embedmill.pipelines p
-             WHERE p.tenant_id = p_tenant_id AND (p_record_source_id IS NULL OR p_record_source_id = 0)
-        ), heads AS MATERIALIZED (
-            -- Once for each generation, and not for each of its hundreds of sources.
-            SELECT g.id AS generation_id, i.record_source_id, i.since
-              FROM embedmill.pipelines p
-              JOIN embedmill.generations g ON g.id = p.current_generation_id
-             CROSS JOIN LATERAL embedmill.oldest_items(g.id) AS i
-             WHERE p.tenant_id = p_tenant_id AND p.id IN (SELECT w.pipeline_id FROM wanted w)
-        )
-        SELECT p.name AS pipeline, w.source, s.kind, s.name, s.rows, coalesce(s.documents, 0) AS read_rows, s.trouble,
-               s.paused_at IS NOT NULL OR p.paused_at IS NOT NULL AS is_paused, p.quota_key, g.id AS generation_id,
+    -- One statement, also for what follows from what: by hundreds of sources, assignments took as long as all reading.
+    RETURN QUERY
+    WITH wanted AS (
+        SELECT p.id AS pipeline_id, s.id AS source
+          FROM embedmill.pipelines p JOIN embedmill.record_sources s ON s.pipeline_id = p.id
+         WHERE p.tenant_id = p_tenant_id AND (p_record_source_id IS NULL OR s.id = p_record_source_id)
+        UNION ALL
+        SELECT p.id, 0 FROM embedmill.pipelines p
+         WHERE p.tenant_id = p_tenant_id AND (p_record_source_id IS NULL OR p_record_source_id = 0)
+    ), heads AS MATERIALIZED (
+        -- Once for each generation, and not for each of its hundreds of sources.
+        SELECT g.id AS generation_id, i.record_source_id, i.since
+          FROM embedmill.pipelines p
+          JOIN embedmill.generations g ON g.id = p.current_generation_id
+         CROSS JOIN LATERAL embedmill.oldest_items(g.id) AS i
+         WHERE p.tenant_id = p_tenant_id AND p.id IN (SELECT w.pipeline_id FROM wanted w)
+    ), quotas AS MATERIALIZED (
+        -- Likewise. Tokens of what is left, by what the tenant's items wait for on the average, where they are limited.
+        SELECT p.id AS pipeline_id, q.tokens_per_minute, q.cooling_seconds, q.binds,
+               CASE WHEN q.tokens_per_minute IS NOT NULL THEN embedmill.average_tokens(p.current_generation_id) END
+                   AS average_tokens
+          FROM embedmill.pipelines p CROSS JOIN LATERAL embedmill.quota_state(p.quota_key) AS q
+         WHERE p.tenant_id = p_tenant_id AND p.id IN (SELECT w.pipeline_id FROM wanted w)
+    ), facts AS MATERIALIZED (
+        SELECT p.id AS pipeline_id, p.name AS pipeline, w.source, s.kind, s.name, s.rows,
+               coalesce(s.documents, 0) AS read_rows, s.trouble,
+               s.paused_at IS NOT NULL OR p.paused_at IS NOT NULL AS is_paused,
+               q.tokens_per_minute, q.cooling_seconds, q.binds AS quota_binds, q.average_tokens,
                coalesce(k.chunks, 0) AS chunks, coalesce(k.embedded, 0) AS embedded,
                coalesce(k.unembeddable, 0) AS refused, coalesce(u.reasons, '{}'::jsonb) AS reasons,
                CASE WHEN w.source = 0 THEN embedmill.chunks_at_preview(p_tenant_id, p.id) ELSE 0 END AS at_preview,
@@ -124,6 +123,7 @@ BEGIN
           FROM wanted w
           JOIN embedmill.pipelines p ON p.id = w.pipeline_id
           JOIN embedmill.generations g ON g.id = p.current_generation_id
+          LEFT JOIN quotas q ON q.pipeline_id = p.id
           LEFT JOIN embedmill.record_sources s ON s.id = w.source
           LEFT JOIN embedmill.coverage_counters k ON k.generation_id = g.id AND k.record_source_id = w.source
           LEFT JOIN embedmill.backfills b ON b.record_source_id = w.source
@@ -153,83 +153,55 @@ BEGIN
                                  WHERE e.record_source_id = w.source AND e.error_reason IS NOT NULL
                                    AND e.pipeline_id = p.id AND e.chunk_set = g.chunk_set) n
                          GROUP BY n.reason) m) u
-         ORDER BY p.id, w.source
-    LOOP
-        pipeline := v.pipeline;
-        record_source_id := v.source;
-        kind := coalesce(v.kind, 'uploads');
-        name := coalesce(v.name, 'uploads');
-        rows := v.rows;
-        documents := v.read_rows;
-        IF v.source = 0 THEN
-            documents := NULL;
-        END IF;
-        unread_rows := greatest(coalesce(v.rows, 0) - v.read_rows, 0);
-        chunks := v.chunks;
-        embedded := v.embedded;
-        unembeddable := v.reasons;
-        failed := v.failed;
-        waiting_rows := v.changed;
-        waiting_chunks := greatest(v.chunks - v.embedded - v.refused, 0);
-        unlaunched_chunks := least(v.at_preview, waiting_chunks);
-        waiting_chunks := waiting_chunks - unlaunched_chunks;
-        trouble := v.trouble;
-        v_left := waiting_chunks + unread_rows;
-        v_missing := v_left > 0 OR v.changed > 0 OR v.source <> 0 AND v.rows IS NULL;
-        stale_seconds := extract(epoch FROM clock_timestamp() - least(v.changed_since, v.waiting_since));
-        -- Rounded down: what is not complete is not shown as such.
-        percent := CASE WHEN v_left = 0 THEN 100
-                        ELSE floor(10000.0 * v.embedded / greatest(v.embedded + v_left, 1)) / 100 END;
-        IF v_missing THEN
-            percent := least(percent, 99.99);
-        END IF;
-        chunks_per_minute := coalesce(v.pace, 0);
-
+    ), waiting AS (
+        SELECT f.*, greatest(coalesce(f.rows, 0) - f.read_rows, 0) AS unread,
+               greatest(f.chunks - f.embedded - f.refused, 0) AS open_chunks,
+               least(f.at_preview, greatest(f.chunks - f.embedded - f.refused, 0)) AS unlaunched
+          FROM facts f
+    ), missing AS (
+        SELECT w.*, w.open_chunks - w.unlaunched AS waiting, w.open_chunks - w.unlaunched + w.unread AS left_over,
+               w.open_chunks - w.unlaunched + w.unread > 0 OR w.changed > 0
+                   OR w.source <> 0 AND w.rows IS NULL AS is_missing
+          FROM waiting w
+    ), paces AS (
+        SELECT m.*, m.left_over / nullif(m.pace, 0) * 60 AS pace_eta,
+               m.left_over * m.average_tokens / m.tokens_per_minute * 60 + m.cooling_seconds AS quota_eta,
+               CASE WHEN m.is_walking AND m.unread > 0
+                    THEN greatest(m.unread / m.rows_per_second, m.unread * m.delay_seconds / m.batch_size)
+               END AS backfill_eta, coalesce(m.pace, 0) = 0 AS is_at_rest
+          FROM missing m
+    ), bound AS (
         -- What binds, and how long it takes by that.
-        v_quota_eta := NULL;
-        IF v.quota_key IS DISTINCT FROM v_quota_key THEN
-            v_quota_key := v.quota_key;
-            SELECT q.* INTO v_quota FROM embedmill.quota_state(v_quota_key) AS q;
-        END IF;
-        IF v_quota.tokens_per_minute IS NOT NULL THEN
-            -- Tokens of what is left, by what the tenant's items wait for on the average.
-            IF v.generation_id IS DISTINCT FROM v_generation_id THEN
-                v_generation_id := v.generation_id;
-                v_average_tokens := embedmill.average_tokens(v_generation_id);
-            END IF;
-            v_quota_eta := v_left * v_average_tokens / v_quota.tokens_per_minute * 60
-                           + v_quota.cooling_seconds;
-        END IF;
-        v_backfill_eta := CASE WHEN v.is_walking AND unread_rows > 0
-            THEN greatest(unread_rows / v.rows_per_second,
-                          unread_rows * v.delay_seconds / v.batch_size) END;
-        v_pace := nullif(chunks_per_minute, 0);
-        eta_seconds := NULL;
-        IF NOT v_missing THEN
-            binds := 'none';
-            eta_seconds := 0;
-        ELSIF v.is_paused THEN
-            binds := 'paused';
-        ELSIF v.trouble IS NOT NULL AND (unread_rows > 0 OR v.changed > 0) THEN
-            binds := 'trouble';
-        ELSIF waiting_chunks > 0 AND (v_quota.cooling_seconds > 0 OR v_quota.binds) THEN
-            binds := 'quota';
-            eta_seconds := greatest(v_quota_eta, v_left / v_pace * 60);
-        ELSIF unread_rows > 0 AND NOT v.is_walking AND v.changed = 0 AND waiting_chunks = 0 THEN
-            binds := CASE WHEN v.end_reason = 'its budget is used up' THEN 'budget' ELSE 'nobody' END;
-        ELSIF v.failed > 0 AND v.waiting_since IS NULL AND v_pace IS NULL AND unread_rows = 0 THEN
-            binds := 'failed';
-        ELSIF v.source = 0 AND v.waiting_since IS NULL AND v_pace IS NULL AND NOT v.has_jobs THEN
-            binds := 'nobody';
-        ELSIF v_backfill_eta > 0 AND v_backfill_eta >= coalesce(v_left / v_pace * 60, 0) THEN
-            binds := 'backfill';
-            eta_seconds := greatest(v_backfill_eta, v_quota_eta);
-        ELSE
-            binds := CASE WHEN waiting_chunks > 0 OR v.changed = 0 THEN 'embedding' ELSE 'reading' END;
-            eta_seconds := greatest(v_left / v_pace * 60, v_backfill_eta, v_quota_eta);
-        END IF;
-        RETURN NEXT;
-    END LOOP;
+        SELECT p.*,
+               CASE WHEN NOT p.is_missing THEN 'none'
+                    WHEN p.is_paused THEN 'paused'
+                    WHEN p.trouble IS NOT NULL AND (p.unread > 0 OR p.changed > 0) THEN 'trouble'
+                    WHEN p.waiting > 0 AND (p.cooling_seconds > 0 OR p.quota_binds) THEN 'quota'
+                    WHEN p.unread > 0 AND NOT p.is_walking AND p.changed = 0 AND p.waiting = 0
+                    THEN CASE WHEN p.end_reason = 'its budget is used up' THEN 'budget' ELSE 'nobody' END
+                    WHEN p.failed > 0 AND p.waiting_since IS NULL AND p.is_at_rest AND p.unread = 0 THEN 'failed'
+                    WHEN p.source = 0 AND p.waiting_since IS NULL AND p.is_at_rest AND NOT p.has_jobs THEN 'nobody'
+                    WHEN p.backfill_eta > 0 AND p.backfill_eta >= coalesce(p.pace_eta, 0) THEN 'backfill'
+                    WHEN p.waiting > 0 OR p.changed = 0 THEN 'embedding'
+                    ELSE 'reading' END AS binds
+          FROM paces p
+    )
+    SELECT b.pipeline, b.source, coalesce(b.kind, 'uploads'), coalesce(b.name, 'uploads'), b.rows, b.unread,
+           CASE WHEN b.source <> 0 THEN b.read_rows END, b.chunks, b.embedded, b.reasons, b.failed, b.changed, b.waiting,
+           b.unlaunched, extract(epoch FROM clock_timestamp() - least(b.changed_since, b.waiting_since))::double precision,
+           -- Rounded down: what is not complete is not shown as such.
+           least(CASE WHEN b.left_over = 0 THEN 100
+                      ELSE floor(10000.0 * b.embedded / greatest(b.embedded + b.left_over, 1)) / 100 END,
+                 CASE WHEN b.is_missing THEN 99.99 END)::double precision,
+           coalesce(b.pace, 0)::double precision,
+           CASE b.binds WHEN 'none' THEN 0
+                        WHEN 'quota' THEN greatest(b.quota_eta, b.pace_eta)
+                        WHEN 'backfill' THEN greatest(b.backfill_eta, b.quota_eta)
+                        WHEN 'embedding' THEN greatest(b.pace_eta, b.backfill_eta, b.quota_eta)
+                        WHEN 'reading' THEN greatest(b.pace_eta, b.backfill_eta, b.quota_eta) END::double precision,
+           b.binds, b.trouble
+      FROM bound b
+     ORDER BY b.pipeline_id, b.source;
 END
 $$;
 
