@@ -43,7 +43,7 @@ from embedmill.search.searcher import Filter, Mode, Searcher
 
 _SQL = load_queries("benchmarks.search", "asking.sql")
 PAGE = 10
-WARM_UP = 20
+WARM_UP = 100
 
 
 class Given(QueryVectors):

@@ -36,3 +36,6 @@ SELECT tenant_id, date_bin('3 hours', half_hour, '2000-01-01 00:00+00'), pipelin
        model, sum(calls), sum(failed_calls), sum(charged_failed_calls), sum(inputs), sum(input_tokens), sum(output_tokens),
        sum(latency_ms), sum(cost_usd), sum(failed_cost_usd), sum(unknown_cost_calls)
   FROM embedmill.usage_half_hours GROUP BY 1, 2, 3, 4, 5, 6, 7;
+
+-- (search) In its place a sample is taken (passing_share).
+DROP FUNCTION IF EXISTS embedmill.guess_share(integer, text, jsonb);
