@@ -29,8 +29,8 @@ _FEW = 2000
 _DAYS_WORTH_A_PLAN = 10
 # Of a pipeline alone nothing has an index, nor of a kind of source in the order of time: so many ended items are looked
 # through for a page, or live ones, which are wider. The page may then be short.
-LOOKED_THROUGH = 10_000
-LIVE_LOOKED_THROUGH = 10_000
+LOOKED_THROUGH = 5_000
+LIVE_LOOKED_THROUGH = 5_000
 
 
 class JobState(StrEnum):
