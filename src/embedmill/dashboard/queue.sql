@@ -18,10 +18,6 @@ SELECT DISTINCT p.name, w.troubles ->> g.id::text
 -- How many of the tenant's items may be worked on at a time.
 SELECT max_processing_items FROM embedmill.tenants WHERE id = %(tenant_id)s;
 
--- name: by_index
--- For the transaction of the next statement.
-SELECT set_config('enable_seqscan', 'off', true);
-
 -- name: batches
 -- Batches under way: their index is leapt through, one probe for each, among the first 2,000 of all; whose a batch is, a
 -- few of its items say. What is counted of each is bounded: `most` of what waits and of what has ended. For the owner:

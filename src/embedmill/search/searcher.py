@@ -4,7 +4,7 @@ write anything (the query's own call is query_call.py's)."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -110,12 +110,11 @@ class _Lists(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A mode's hits; not whole where passages went between ranking and showing them."""
+    """A mode's hits, and in how many seconds."""
 
     mode: Mode
     hits: list[Hit]
     seconds: float
-    is_whole: bool
 
 
 class Searcher:
@@ -167,14 +166,15 @@ class Searcher:
         ConfigurationError."""
         _check(query, limit)
         vectors = QueryVectors(self._database, query, user_id)
-        chosen = where or Filter()
         problem = None
-        try:
-            found = await self._search(query, modes, limit, chosen, vectors)
-        except EmbedmillError as error:
-            problem, found = str(error), []
-            if Mode.TEXT in modes:
-                found = await self._search(query, [Mode.TEXT], limit, chosen, vectors)
+        found: list[_Found] = []
+        # Where the first fails, words may answer by themselves.
+        for asked in [modes, [Mode.TEXT]] if Mode.TEXT in modes and len(modes) > 1 else [modes]:
+            try:
+                found = await self._search(query, asked, limit, where or Filter(), vectors)
+                break
+            except EmbedmillError as error:
+                problem = problem or str(error)
         answers = {one.mode: Answer(one.mode, one.hits, one.seconds) for one in found}
         return Comparison(
             [answers.get(mode) or Answer(mode, [], 0.0, problem) for mode in modes],
@@ -221,8 +221,9 @@ class Searcher:
         async with self._database.transaction() as connection:
             for _ in range(_TRIES):
                 lists = await self._lists(connection, vector, words, candidates, chosen)
-                found = [await self._rank(connection, mode, lists, limit) for mode in modes]
-                if all(one.is_whole for one in found):
+                rankings = {mode: _rank(mode, lists, limit) for mode in modes}
+                found, is_whole = await self._show(connection, rankings, lists)
+                if is_whole:
                     break  # else passages were replaced since they were ranked: others stand in their place
             # Asked last: its chunks and vectors were all there then, however long this took.
             cursor = await connection.execute(
@@ -239,22 +240,6 @@ class Searcher:
         between = time.monotonic()
         by_text = [] if words is None else await self._by_text(connection, words, candidates, chosen)
         return _Lists(by_vector, by_text, between - began_at, time.monotonic() - between)
-
-    async def _rank(self, connection: Connection, mode: Mode, lists: _Lists, limit: int) -> _Found:
-        """The best of the lists that a mode goes by; in the seconds that it would take by itself."""
-        began_at = time.monotonic()
-        by_vector = [] if mode is Mode.TEXT else lists.by_vector
-        by_text = [] if mode is Mode.VECTOR else lists.by_text
-        if mode is Mode.HYBRID:
-            scored = fuse_rankings([[i for i, _ in by_vector], [i for i, _ in by_text]])[:limit]
-        else:
-            scored = (by_vector or by_text)[:limit]
-        ranks = [{i: rank for rank, (i, _) in enumerate(found, 1)} for found in (by_vector, by_text)]
-        hits = await self._show(connection, scored, ranks)
-        seconds = time.monotonic() - began_at
-        seconds += 0.0 if mode is Mode.TEXT else lists.vector_seconds
-        seconds += 0.0 if mode is Mode.VECTOR else lists.text_seconds
-        return _Found(mode, hits, seconds, len(hits) == len(scored))
 
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter
@@ -288,11 +273,36 @@ class Searcher:
 
     @staticmethod
     async def _show(
-        connection: Connection, scored: list[tuple[int, float]], ranks: list[dict[int, int]]
-    ) -> list[Hit]:
-        cursor = await connection.execute(_SQL["passages"], {"chunk_ids": [i for i, _ in scored]})
+        connection: Connection, rankings: Mapping[Mode, list[tuple[int, float]]], lists: _Lists
+    ) -> tuple[list[_Found], bool]:
+        """The passages of all modes, each read once, in the seconds that a mode would take by itself; and whether all
+        of them are still there."""
+        began_at = time.monotonic()
+        ranks = [
+            {i: rank for rank, (i, _) in enumerate(found, 1)} for found in (lists.by_vector, lists.by_text)
+        ]
+        wanted = {i for scored in rankings.values() for i, _ in scored}
+        cursor = await connection.execute(_SQL["passages"], {"chunk_ids": list(wanted)})
         rows = {row[0]: row for row in await cursor.fetchall()}
-        return [Hit(score, ranks[0].get(i), ranks[1].get(i), *rows[i]) for i, score in scored if i in rows]
+        seconds = time.monotonic() - began_at
+        shown = []
+        for mode, scored in rankings.items():
+            by_vector = {} if mode is Mode.TEXT else ranks[0]
+            by_text = {} if mode is Mode.VECTOR else ranks[1]
+            hits = [
+                Hit(score, by_vector.get(i), by_text.get(i), *rows[i]) for i, score in scored if i in rows
+            ]
+            waited = 0.0 if mode is Mode.TEXT else lists.vector_seconds
+            waited += 0.0 if mode is Mode.VECTOR else lists.text_seconds
+            shown.append(_Found(mode, hits, seconds + waited))
+        return shown, len(rows) == len(wanted)
+
+
+def _rank(mode: Mode, lists: _Lists, limit: int) -> list[tuple[int, float]]:
+    """(chunk, score) of the best of the lists that a mode goes by."""
+    if mode is Mode.HYBRID:
+        return fuse_rankings([[i for i, _ in found] for found in (lists.by_vector, lists.by_text)])[:limit]
+    return (lists.by_vector if mode is Mode.VECTOR else lists.by_text)[:limit]
 
 
 def _check(query: str, limit: int) -> None:

@@ -1,6 +1,6 @@
 -- The usage ledger summed: by the half hour and by three hours, which pages and sums read so that nobody reads a million
--- calls to say what a month has cost, and ever, which metrics read. Nobody who pays for a call waits for another: each appends one row to
--- usage_unfolded in the transaction that writes its row of the ledger, and the leader folds.
+-- calls to say what a month has cost, and ever, which metrics read. Nobody who pays for a call waits for another: each
+-- appends one row to usage_unfolded in the transaction that writes its row of the ledger, and the leader folds.
 
 -- The half hour of UTC in which a moment lies.
 CREATE OR REPLACE FUNCTION embedmill.half_hour_of(p_at timestamptz) RETURNS timestamptz
@@ -39,10 +39,10 @@ $$;
 CREATE OR REPLACE TRIGGER usage_appended AFTER INSERT ON embedmill.llm_usage_log
     FOR EACH ROW EXECUTE FUNCTION embedmill.usage_appended();
 
--- Folds what was appended into half hours, three hours and totals, in one statement; returns how many rows, a hundred thousand
--- at most. One folds at a time, others go their way (returns 0). Of the totals the first 300 sets of labels are named in
--- metrics, those that come later are summed: which, is decided when a set comes, so that no counter ever goes back.
--- Backfills of all sources count together there: names of sources have no bound.
+-- Folds what was appended into half hours, three hours and totals, in one statement; returns how many rows, a hundred
+-- thousand at most. One folds at a time, others go their way (returns 0). Of the totals the first 300 sets of labels are
+-- named in metrics, those that come later are summed: which, is decided when a set comes, so that no counter ever goes
+-- back. Backfills of all sources count together there: names of sources have no bound.
 CREATE OR REPLACE FUNCTION embedmill.fold_usage() RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
