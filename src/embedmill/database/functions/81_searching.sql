@@ -30,29 +30,25 @@ RETURNS bigint[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     g embedmill.generations;
-    v_document record;
-    v_documents bigint[] := '{}';
-    v_chunks bigint := 0;
+    v_documents bigint[];
+    v_chunks bigint;
 BEGIN
     SELECT * INTO STRICT g FROM embedmill.generations WHERE id = p_generation_id;
-    FOR v_document IN
-        SELECT d.id, d.chunk_count FROM embedmill.knowledge_documents d
-         WHERE d.pipeline_id = g.pipeline_id
-           AND (p_document_id IS NULL OR d.id = p_document_id)
-           AND (p_source IS NULL OR d.source_id LIKE p_source)
-           AND (p_metadata IS NULL OR d.metadata @> p_metadata)
-           -- What the index of metadata holds: named, or it is not used.
-           AND (p_metadata IS NULL OR p_metadata = '{}' OR d.metadata <> '{}')
-    LOOP
-        v_chunks := v_chunks + v_document.chunk_count;
-        IF v_chunks > p_most THEN
-            RETURN NULL;
-        END IF;
-        v_documents := v_documents || v_document.id;
-    END LOOP;
-    RETURN ARRAY(
-        SELECT c.id FROM unnest(v_documents) AS d (id) JOIN embedmill.knowledge_chunks c ON c.document_id = d.id
-         WHERE c.chunk_set = g.chunk_set);
+    SELECT array_agg(s.id), sum(s.chunk_count) INTO v_documents, v_chunks
+      FROM (SELECT d.id, d.chunk_count FROM embedmill.knowledge_documents d
+             WHERE d.pipeline_id = g.pipeline_id
+               AND (p_document_id IS NULL OR d.id = p_document_id)
+               AND (p_source IS NULL OR d.source_id LIKE p_source)
+               AND (p_metadata IS NULL OR d.metadata @> p_metadata)
+               -- What the index of metadata holds: named, or it is not used.
+               AND (p_metadata IS NULL OR p_metadata = '{}' OR d.metadata <> '{}')
+             LIMIT p_most + 1) s;
+    IF greatest(v_chunks, cardinality(v_documents)) > p_most THEN
+        RETURN NULL;
+    END IF;
+    -- (The sub-select hides the array from the planner, which would weigh each of its thousands of numbers.)
+    RETURN ARRAY(SELECT c.id FROM embedmill.knowledge_chunks c
+                  WHERE c.document_id = ANY ((SELECT v_documents)::bigint[]) AND c.chunk_set = g.chunk_set);
 END
 $$;
 
@@ -85,7 +81,7 @@ DECLARE
     g embedmill.generations;
     v_vectors double precision;     -- how many, by the statistics; NULL without an index
     v_reach integer;
-    v_deep double precision := CASE WHEN num_nulls(p_document_id, p_source, p_metadata) = 3 THEN 1 ELSE 1.6 END;
+    v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
     v_ids bigint[];
     v_similarities double precision[];
     v_distance text;
@@ -101,12 +97,12 @@ BEGIN
     v_reach := embedmill.scan_reach(v_vectors, p_limit);
     PERFORM set_config('search_path', embedmill.path_of_vectors(), true),
             set_config('hnsw.max_scan_tuples', coalesce(v_reach, 20000)::text, true),
-            set_config('hnsw.ef_search', least(1000, v_deep * greatest(100, 2 * p_limit, 0.3 * sqrt(v_vectors)))::integer::text,
-                       true);
+            set_config('hnsw.ef_search', least(1000, greatest(100, 2 * p_limit, 0.33 * sqrt(v_vectors))
+                                                      * CASE WHEN v_filtered THEN 1.7 ELSE 1 END)::integer::text, true);
     v_distance := format('v.embedding <=> $1::%s(%s)', g.storage::regtype, g.dimensions);
     v_near := format('SELECT v.chunk_id, 1 - (%1$s) AS similarity FROM embedmill.%2$I v WHERE v.embedding IS NOT NULL',
                      v_distance, 'vectors_' || g.id);
-    IF v_deep = 1 THEN
+    IF NOT v_filtered THEN
         RETURN QUERY EXECUTE format('%s ORDER BY %s LIMIT $2', v_near, v_distance) USING p_query, p_limit;
         RETURN;
     END IF;
@@ -130,7 +126,7 @@ BEGIN
         v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, NULL);
     END IF;
     RETURN QUERY EXECUTE format(
-        'WITH measured AS MATERIALIZED (%s AND v.chunk_id = ANY ($3))'
+        'WITH measured AS MATERIALIZED (%s AND v.chunk_id = ANY ((SELECT $3)::bigint[]))'
         ' SELECT chunk_id, similarity FROM measured ORDER BY similarity DESC LIMIT $2', v_near)
     USING p_query, p_limit, v_ids;
 END
