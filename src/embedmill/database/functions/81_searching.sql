@@ -20,20 +20,38 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          WHERE e.extname = 'vector'), 'pg_temp')
 $$;
 
+-- What share of a pipeline's documents a filter leaves, by a sample in the order of their hashes, which is that of chance.
+-- (The planner's own guess goes by a histogram of metadata as a whole, in the order of their first fields: of a field that
+-- stands further back it may hold one value only.)
+CREATE OR REPLACE FUNCTION embedmill.passing_share(p_pipeline_id integer, p_source text, p_metadata jsonb)
+RETURNS double precision
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(*) FILTER (WHERE (p_source IS NULL OR s.source_id LIKE p_source)
+                              AND (p_metadata IS NULL OR s.metadata @> p_metadata)) / greatest(count(*), 1)::double precision
+      FROM (SELECT d.source_id, d.metadata FROM embedmill.knowledge_documents d
+             WHERE d.pipeline_id = p_pipeline_id ORDER BY d.pipeline_id, d.content_hash LIMIT 500) s
+$$;
+
 -- The chunks of a generation that a filter leaves; NULL where they are more than p_most (which may be NULL: however
--- many). Documents are counted up first, by what they are said to have, for there are fewer of them to read. Of the
--- filter, what is NULL is not asked.
+-- many), and at once where a sample says that it leaves much: from there on an index of what is asked for is the quicker
+-- way (benchmarks/search). Documents are counted up first, by what they are said to have, for there are fewer of them to
+-- read. Of the filter, what is NULL is not asked.
 CREATE OR REPLACE FUNCTION embedmill.matching_chunks(
     p_generation_id integer, p_document_id bigint, p_source text, p_metadata jsonb, p_most integer)
 RETURNS bigint[]
 -- Planned for what is asked: a plan for any filter could use no index.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
+    c_much CONSTANT double precision := 0.03;
     g embedmill.generations;
     v_documents bigint[];
     v_chunks bigint;
 BEGIN
     SELECT * INTO STRICT g FROM embedmill.generations WHERE id = p_generation_id;
+    IF p_most IS NOT NULL AND p_document_id IS NULL
+       AND embedmill.passing_share(g.pipeline_id, p_source, p_metadata) >= c_much THEN
+        RETURN NULL;
+    END IF;
     SELECT array_agg(s.id), sum(s.chunk_count) INTO v_documents, v_chunks
       FROM (SELECT d.id, d.chunk_count FROM embedmill.knowledge_documents d
              WHERE d.pipeline_id = g.pipeline_id
@@ -52,18 +70,6 @@ BEGIN
 END
 $$;
 
--- What share of a pipeline's documents a filter leaves, by a sample in the order of their hashes, which is that of chance.
--- (The planner's own guess goes by a histogram of metadata as a whole, in the order of their first fields: of a field that
--- stands further back it may hold one value only.)
-CREATE OR REPLACE FUNCTION embedmill.passing_share(p_pipeline_id integer, p_source text, p_metadata jsonb)
-RETURNS double precision
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT count(*) FILTER (WHERE (p_source IS NULL OR s.source_id LIKE p_source)
-                              AND (p_metadata IS NULL OR s.metadata @> p_metadata)) / greatest(count(*), 1)::double precision
-      FROM (SELECT d.source_id, d.metadata FROM embedmill.knowledge_documents d
-             WHERE d.pipeline_id = p_pipeline_id ORDER BY d.pipeline_id, d.content_hash LIMIT 500) s
-$$;
-
 -- Nearest vectors first, of those in the generation's own table. p_query: as pgvector reads it; p_source: as LIKE reads it;
 -- of the filter, what is NULL is not asked. What a filter leaves is counted, and compared one by one where it is little
 -- (distances are kept apart from the order, for which the planner would take the index: that stops before it has seen all).
@@ -77,7 +83,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     SET jit = off SET hnsw.ef_search = 100 SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 8
     SET hnsw.iterative_scan = 'relaxed_order' AS $$
 DECLARE
-    c_much CONSTANT double precision := 0.03;   -- from here on the index is the quicker way (benchmarks/search)
     g embedmill.generations;
     v_vectors double precision;     -- how many, by the statistics; NULL without an index
     v_reach integer;
@@ -106,10 +111,7 @@ BEGIN
         RETURN QUERY EXECUTE format('%s ORDER BY %s LIMIT $2', v_near, v_distance) USING p_query, p_limit;
         RETURN;
     END IF;
-    IF v_reach IS NULL OR p_document_id IS NOT NULL
-       OR embedmill.passing_share(g.pipeline_id, p_source, p_metadata) < c_much THEN
-        v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, v_reach);
-    END IF;
+    v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, v_reach);
     IF v_ids IS NULL THEN
         EXECUTE format(
             'SELECT array_agg(n.chunk_id), array_agg(n.similarity) FROM (%s'
@@ -132,51 +134,52 @@ BEGIN
 END
 $$;
 
--- Of a query's words those that tell passages apart: what stands in one of twenty does not, be it a word of the language
--- that the configuration `simple` knows nothing of, or what all of a collection is about. NULL where that takes none away,
--- or all. By a sample of the tenant's chunks, in the order of their hashes, which is that of chance; who has not many has no
--- need of it.
-CREATE OR REPLACE FUNCTION embedmill.telling_words(
-    p_tenant_id integer, p_pipeline_id integer, p_chunk_set integer, p_every tsquery) RETURNS tsquery
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    c_sample CONSTANT integer := 500;
-    c_one_of CONSTANT integer := 20;
-    -- Phrases stay whole. The text of a tsquery is already lexed and quoted, and one in brackets is not taken apart.
-    v_words text[] := CASE WHEN p_every::text ~ '[()!]' THEN '{}' ELSE regexp_split_to_array(p_every::text, ' [&|] ') END;
-    v_told tsquery;
-BEGIN
-    IF cardinality(v_words) < 2 THEN
-        RETURN NULL;
-    END IF;
+-- A query's words, dearest first, and how much each tells passages apart: its share of the inverse document frequencies of
+-- all (Robertson and Sparck Jones), by a sample of the tenant's chunks in the order of their hashes, which is that of
+-- chance. What nearly every passage has is worth nearly nothing, be it a word of the language that the configuration
+-- `simple` knows nothing of, or what all of a collection is about.
+CREATE OR REPLACE FUNCTION embedmill.weighed_words(
+    p_tenant_id integer, p_pipeline_id integer, p_chunk_set integer, p_words tsquery[])
+RETURNS TABLE (word tsquery, weight double precision)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH sample AS MATERIALIZED (
-        SELECT c.pipeline_id, c.chunk_set, c.tsv FROM embedmill.knowledge_chunks c
-         WHERE c.tenant_id = p_tenant_id ORDER BY c.tenant_id, c.content_hash LIMIT c_sample
-    ), own AS MATERIALIZED (
-        SELECT s.tsv FROM sample s WHERE s.pipeline_id = p_pipeline_id AND s.chunk_set = p_chunk_set
-           AND (SELECT count(*) FROM sample) = c_sample
+        SELECT s.tsv FROM (SELECT c.pipeline_id, c.chunk_set, c.tsv FROM embedmill.knowledge_chunks c
+                            WHERE c.tenant_id = p_tenant_id ORDER BY c.tenant_id, c.content_hash LIMIT 500) s
+         WHERE s.pipeline_id = p_pipeline_id AND s.chunk_set = p_chunk_set
+    ), counted AS (
+        SELECT w.word, (SELECT count(*) FROM sample) AS passages,
+               (SELECT count(*) FROM sample s WHERE s.tsv @@ w.word) AS having
+          FROM (SELECT DISTINCT unnest(p_words)) AS w (word)
+    ), rated AS (
+        SELECT c.word, ln(1 + (c.passages - c.having + 0.5) / (c.having + 0.5))::double precision AS rarity FROM counted c
     )
-    SELECT string_agg(w.word, ' | ')::tsquery INTO v_told
-      FROM unnest(v_words) AS w (word)
-     WHERE (SELECT count(*) FROM own o WHERE o.tsv @@ w.word::tsquery) * c_one_of <= (SELECT count(*) FROM own);
-    RETURN nullif(v_told, array_to_string(v_words, ' | ')::tsquery);
-END
+    SELECT r.word, r.rarity / sum(r.rarity) OVER () FROM rated r ORDER BY r.rarity DESC, r.word
 $$;
 
--- Best full-text rank first. Passages with every word come before those with some: a question in plain words rarely
--- stands in one passage as a whole. With a word excluded ("-word") nothing is loosened: "or anything without it" would
--- match everything. Where passages with every word fill the page, or else those with a word that tells, the others are not
--- even ranked.
+-- Best passages first: by the weights of the words that they have, and where these are as much worth by how near to each
+-- other the words stand (cover density). So those with every word come first. Of the words only the dearest are looked up,
+-- as many as needed: what has none of these cannot come near those that were found. A query that is more than words, with
+-- one excluded ("-word") say, is taken as a whole: "or anything without it" would match everything.
 CREATE OR REPLACE FUNCTION embedmill.search_text(
     p_generation_id integer, p_words text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
 RETURNS TABLE (chunk_id bigint, rank double precision)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
+    SET jit = off AS $$
 DECLARE
+    c_few CONSTANT integer := 20000;
+    c_nearness CONSTANT double precision := 0.001;  -- the most that it adds
+    v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
+    v_passing bigint[];         -- the chunks that a filter leaves, where these are few
     g embedmill.generations;
     v_every tsquery;
     v_asked tsquery;
-    v_match tsquery;
-    v_found integer;
+    v_words tsquery[];          -- dearest first
+    v_weights double precision[];
+    v_rest double precision[];  -- the weights of all words behind this one, added up
+    v_taken integer;            -- so many words are looked up
+    v_ids bigint[];
+    v_worths double precision[];
+    v_least double precision := 0.5;  -- the worth of the last one on the page; at first a guess
 BEGIN
     SELECT * INTO g FROM embedmill.generations WHERE id = p_generation_id;
     IF g.id IS NULL OR NOT embedmill.caller_sees(g.tenant_id) THEN
@@ -184,33 +187,43 @@ BEGIN
     END IF;
     SELECT websearch_to_tsquery(p.text_search_config, p_words) INTO v_every
       FROM embedmill.pipelines p WHERE p.id = g.pipeline_id;
-    -- The text of a tsquery is already lexed and quoted; only its operators are replaced.
+    -- The text of a tsquery is already lexed and quoted; only its operators are replaced. Phrases stay whole.
     v_asked := CASE WHEN v_every::text LIKE '%!%' THEN v_every ELSE replace(v_every::text, ' & ', ' | ')::tsquery END;
-    FOREACH v_match IN ARRAY ARRAY[
-        v_every, embedmill.telling_words(g.tenant_id, g.pipeline_id, g.chunk_set, v_every), v_asked]
-    LOOP
-        CONTINUE WHEN v_match IS NULL;
-        EXIT WHEN v_match = v_asked;
-        SELECT count(*) INTO v_found FROM (
-            SELECT FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
-             WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
-               AND c.tsv @@ v_match
-               AND (p_document_id IS NULL OR c.document_id = p_document_id)
-               AND (p_source IS NULL OR d.source_id LIKE p_source)
-               AND (p_metadata IS NULL OR d.metadata @> p_metadata)
-             LIMIT p_limit) found;
-        EXIT WHEN v_found = p_limit;
+    v_words := CASE WHEN v_every::text ~ '[()!]' THEN ARRAY[v_every, v_asked]
+                    ELSE regexp_split_to_array(v_asked::text, ' [|] ')::tsquery[] END;
+    SELECT array_agg(w.word), array_agg(w.weight), array_agg(w.rest) INTO v_words, v_weights, v_rest
+      FROM (SELECT w.*, 1 - sum(w.weight) OVER (ROWS UNBOUNDED PRECEDING) AS rest
+              FROM embedmill.weighed_words(g.tenant_id, g.pipeline_id, g.chunk_set, v_words) w) w;
+    IF v_filtered THEN
+        v_passing := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, c_few);
+    END IF;
+    FOR v_time IN 1..2 LOOP  -- more words only make the last one worth more: a second time is enough
+        v_taken := coalesce((SELECT min(r.place) FROM unnest(v_rest) WITH ORDINALITY AS r (rest, place)
+                              WHERE r.rest + c_nearness <= v_least), cardinality(v_words));
+        SELECT array_agg(f.id), array_agg(f.worth) INTO v_ids, v_worths
+          FROM (SELECT c.id, (SELECT sum(w.weight) FROM unnest(v_words, v_weights) AS w (word, weight)
+                               WHERE c.tsv @@ w.word) AS worth
+                  FROM embedmill.knowledge_chunks c
+                 -- By the tenant too: one who has little beside many is found by its index, and not among all that have
+                 -- the words.
+                 WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
+                   AND c.tsv @@ array_to_string(v_words[:v_taken], ' | ')::tsquery
+                   AND (v_passing IS NULL OR c.id = ANY (v_passing))
+                   AND (NOT v_filtered OR v_passing IS NOT NULL OR EXISTS (
+                       SELECT FROM embedmill.knowledge_documents d
+                        WHERE d.id = c.document_id
+                          AND (p_document_id IS NULL OR d.id = p_document_id)
+                          AND (p_source IS NULL OR d.source_id LIKE p_source)
+                          AND (p_metadata IS NULL OR d.metadata @> p_metadata)))) f;
+        v_least := coalesce((SELECT f.worth FROM unnest(v_worths) AS f (worth)
+                              ORDER BY f.worth DESC OFFSET p_limit - 1 LIMIT 1), 0);
+        EXIT WHEN v_taken = cardinality(v_words) OR v_rest[v_taken] + c_nearness <= v_least;
     END LOOP;
     RETURN QUERY
-    SELECT c.id, ts_rank_cd(c.tsv, v_asked, 1)::double precision + (c.tsv @@ v_every)::integer
-      FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id
-     -- By the tenant too: one who has little beside many is found by its index, and not among all that have the words.
-     WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
-       AND c.tsv @@ v_match
-       AND (p_document_id IS NULL OR c.document_id = p_document_id)
-       AND (p_source IS NULL OR d.source_id LIKE p_source)
-       AND (p_metadata IS NULL OR d.metadata @> p_metadata)
-     ORDER BY 2 DESC, c.id
+    SELECT c.id, f.worth + c_nearness * ts_rank_cd(c.tsv, v_asked, 1 | 32)
+      FROM unnest(v_ids, v_worths) AS f (id, worth) JOIN embedmill.knowledge_chunks c ON c.id = f.id
+     WHERE f.worth >= v_least - c_nearness
+     ORDER BY 2 DESC, 1
      LIMIT p_limit;
 END
 $$;
