@@ -1,6 +1,6 @@
 """`make bench`: the benchmarks of the project alone, against physical limits. Somewhat over half an hour: ratelimit
 takes nine minutes of it and starvation eight, for they wait for real minutes. Run by name only, since they fill tables
-of millions of rows or install packages: backlog, dashboard, scaling.
+of millions of rows, install packages or look into other processes: backlog, dashboard, profiles, scaling.
 
 python -m benchmarks [NAME ...]
 """
@@ -15,6 +15,7 @@ ALL = (
     "originals",
     "embedding_jobs",
     "ranking",
+    "words",
     "local_engine",
     "local_path",
     "writing",
