@@ -164,6 +164,7 @@ DECLARE
     v_from text;
     v_vector text;
     v_distance text;
+    v_vectors double precision;
     v_reach integer;
     v_found integer;
 BEGIN
@@ -197,8 +198,10 @@ BEGIN
                          t.relation, s.pipeline_id, s.name, embedmill.key_expression(t.key_columns, 't.'), g.chunk_set);
     END IF;
     v_distance := format('%s <=> $3::%s(%s)', v_vector, g.storage::regtype, g.dimensions);
-    SELECT embedmill.scan_reach(reltuples, p_limit) INTO v_reach
-      FROM pg_class WHERE oid = coalesce(t.relation, format('embedmill.%I', 'vectors_' || g.id)::regclass);
+    SELECT c.reltuples INTO v_vectors
+      FROM pg_class c WHERE c.oid = coalesce(t.relation, format('embedmill.%I', 'vectors_' || g.id)::regclass);
+    v_reach := embedmill.scan_reach(v_vectors, p_limit);
+    PERFORM set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, true)::text, true);
     SELECT count(*) INTO v_found
       FROM (SELECT FROM embedmill.knowledge_documents d
              WHERE d.record_source_id = s.id AND d.metadata @> p_filter LIMIT v_reach + 1) found;

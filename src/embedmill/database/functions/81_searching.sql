@@ -12,6 +12,15 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT greatest(1000, 5 * sqrt(p_candidates * greatest(p_vectors, 0)))::integer
 $$;
 
+-- How many candidates that scan keeps (hnsw.ef_search): the more vectors, the more, for a recall that stays; more of them
+-- under a filter, which takes most away (benchmarks/search).
+CREATE OR REPLACE FUNCTION embedmill.scan_depth(p_vectors double precision, p_candidates integer, p_filtered boolean)
+RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT least(1000, greatest(100, 2 * p_candidates, 0.33 * sqrt(greatest(p_vectors, 0)))
+                       * CASE WHEN p_filtered THEN 1.7 ELSE 1 END)::integer
+$$;
+
 -- The path on which pgvector's operators are found, wherever it was installed.
 CREATE OR REPLACE FUNCTION embedmill.path_of_vectors() RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -73,9 +82,8 @@ $$;
 -- Nearest vectors first, of those in the generation's own table. p_query: as pgvector reads it; p_source: as LIKE reads it;
 -- of the filter, what is NULL is not asked. What a filter leaves is counted, and compared one by one where it is little
 -- (distances are kept apart from the order, for which the planner would take the index: that stops before it has seen all).
--- Else, and at once where a sample says that it leaves much, the scan of the index goes on past what does not pass; where it ends
--- before the page is full, what is left is nowhere near, and is compared one by one after all. The more vectors, the more
--- candidates, for a recall that stays; more of them under a filter, which takes most away.
+-- Else the scan of the index goes on past what does not pass; where it ends before the page is full, what is left is
+-- nowhere near, and is compared one by one after all.
 CREATE OR REPLACE FUNCTION embedmill.search_vectors(
     p_generation_id integer, p_query text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
 RETURNS TABLE (chunk_id bigint, similarity double precision)
@@ -102,8 +110,7 @@ BEGIN
     v_reach := embedmill.scan_reach(v_vectors, p_limit);
     PERFORM set_config('search_path', embedmill.path_of_vectors(), true),
             set_config('hnsw.max_scan_tuples', coalesce(v_reach, 20000)::text, true),
-            set_config('hnsw.ef_search', least(1000, greatest(100, 2 * p_limit, 0.33 * sqrt(v_vectors))
-                                                      * CASE WHEN v_filtered THEN 1.7 ELSE 1 END)::integer::text, true);
+            set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, v_filtered)::text, true);
     v_distance := format('v.embedding <=> $1::%s(%s)', g.storage::regtype, g.dimensions);
     v_near := format('SELECT v.chunk_id, 1 - (%1$s) AS similarity FROM embedmill.%2$I v WHERE v.embedding IS NOT NULL',
                      v_distance, 'vectors_' || g.id);
