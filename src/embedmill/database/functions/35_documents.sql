@@ -79,8 +79,11 @@ BEGIN
         '), counted AS ('
         '  INSERT INTO embedmill.queue_changes (tenant_id, generation_id, status, items)'
         '  SELECT $2, $3, ''live'', count(*) FROM enqueued WHERE is_new HAVING count(*) > 0'
-        ') SELECT e.document_id, e.id, l.chunks, l.tokens::bigint'
-        '    FROM enqueued e JOIN lacking l ON l.document_id = e.document_id AND l.part = e.part',
+        -- Each piece stands in both once. Not a join: held to nested loops, it would compare each with each of the others.
+        ') SELECT w.document_id, max(w.id), max(w.chunks), max(w.tokens)'
+        '    FROM (SELECT document_id, part, id, NULL::bigint AS chunks, NULL::bigint AS tokens FROM enqueued'
+        '          UNION ALL SELECT document_id, part, NULL, chunks, tokens::bigint FROM lacking) w'
+        '   GROUP BY w.document_id, w.part ORDER BY w.document_id, w.part',
         'vectors_' || p_generation_id)
     USING p_document_ids, v_generation.tenant_id, p_generation_id, p_priority, p_job_id, p_usage_type, p_batch_id,
           p_metadata, p_max_retries, v_generation.pipeline_id, v_generation.chunk_set;
