@@ -14,7 +14,8 @@ SELECT b.after_key, b.started_at, b.rereads,
                 WHERE q.batch_id = embedmill.backfill_batch(b.record_source_id, b.started_at)) AS has_waiting,
        embedmill.backfill_batch(b.record_source_id, b.started_at) AS batch_id,
        coalesce((SELECT sum(g.price_per_million_tokens) FROM embedmill.generations g
-                  WHERE g.pipeline_id = s.pipeline_id), 0) AS price
+                  WHERE g.pipeline_id = s.pipeline_id), 0) AS price,
+       b.rows_per_second IS NOT NULL OR b.delay_seconds > 0 AS is_paced
   FROM embedmill.backfills b JOIN embedmill.record_sources s ON s.id = b.record_source_id
  WHERE b.record_source_id = %(record_source_id)s AND b.started_at IS NOT NULL AND b.ended_at IS NULL;
 
