@@ -17,8 +17,8 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.scan_depth(p_vectors double precision, p_candidates integer, p_filtered boolean)
 RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT least(1000, greatest(100, 2 * p_candidates, 0.33 * sqrt(greatest(p_vectors, 0)))
-                       * CASE WHEN p_filtered THEN 1.7 ELSE 1 END)::integer
+    SELECT least(1000, greatest(100, 2 * p_candidates, 0.3 * sqrt(greatest(p_vectors, 0)))
+                       * CASE WHEN p_filtered THEN 1.6 ELSE 1 END)::integer
 $$;
 
 -- The path on which pgvector's operators are found, wherever it was installed.
