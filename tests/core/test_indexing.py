@@ -29,6 +29,12 @@ def test_a_finished_load_gets_its_index(embedded: int) -> None:
     assert next_index_step(embedded=embedded, waiting=0, has_index=False) is IndexStep.BUILD
 
 
+@given(MANY, MANY)
+def test_nothing_is_built_while_nobody_knows_how_much_still_comes(embedded: int, waiting: int) -> None:
+    step = next_index_step(embedded=embedded, waiting=waiting, has_index=False, is_loading=True)
+    assert step is IndexStep.KEEP
+
+
 @given(st.integers(0, SMALLEST_INDEXED - 1), MANY)
 def test_few_vectors_are_searched_exactly(embedded: int, waiting: int) -> None:
     assert next_index_step(embedded=embedded, waiting=waiting, has_index=False) is IndexStep.KEEP

@@ -99,6 +99,7 @@ class _Run:
         self, name: str, *, priority: str, delete_missing: bool, recursive: bool, glob: str | None
     ) -> IngestReport:
         from embedmill.cli.ingest_report import build_report
+        from embedmill.embed.generations import keep_index, loading
 
         pipeline = await self._app.pipeline(name)
         worker = self._app.worker(on_event=self._note)
@@ -119,13 +120,15 @@ class _Run:
                     priority=priority,
                     embed_directly=direct.embed,
                 )
-                feeding = asyncio.create_task(ingestion.run(self._found.files, self._files))
-                await self._until_interrupted(feeding)
+                async with loading(self._app.database, pipeline):
+                    feeding = asyncio.create_task(ingestion.run(self._found.files, self._files))
+                    await self._until_interrupted(feeding)
             if delete_missing and not self._interrupted.is_set():
                 await ingestion.delete_missing(self._found, self._files, recursive=recursive, pattern=glob)
             await self._until_embedded(name)
             if not self._interrupted.is_set():
                 await worker.settle_indexes()
+                await keep_index(self._app.database, pipeline)
             worker.stop()
             await working
             showing.cancel()

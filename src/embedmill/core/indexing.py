@@ -21,11 +21,12 @@ class IndexStep(StrEnum):
     DROP = "drop"
 
 
-def next_index_step(*, embedded: int, waiting: int, has_index: bool) -> IndexStep:
-    """What to do with the index of a generation of `embedded` vectors while `waiting` are still to come."""
+def next_index_step(*, embedded: int, waiting: int, has_index: bool, is_loading: bool = False) -> IndexStep:
+    """What to do with the index of a generation of `embedded` vectors while `waiting` are still to come, and where
+    `is_loading` nobody knows how many more."""
     is_bulk = waiting >= BULK_WAITING and waiting >= 2 * embedded
     if has_index:
         return IndexStep.DROP if is_bulk else IndexStep.KEEP
-    if embedded < SMALLEST_INDEXED or waiting > embedded // 10:
+    if is_loading or embedded < SMALLEST_INDEXED or waiting > embedded // 10:
         return IndexStep.KEEP
     return IndexStep.BUILD

@@ -3,6 +3,9 @@ rule is core/indexing.py. Search reads exactly while there is no index, so it is
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import psycopg
 import structlog
 from psycopg import sql
@@ -30,6 +33,15 @@ async def keep_index(database: Database, pipeline: Pipeline, *, may_build: bool 
             return IndexStep.KEEP  # pruned in this instant
 
 
+@asynccontextmanager
+async def loading(database: Database, pipeline: Pipeline) -> AsyncIterator[None]:
+    """Meanwhile no index of the pipeline is built: more comes than anybody has counted. Whoever leaves has keep_index
+    look again, once all is embedded. Of use, not of need: where its connection breaks, an index is built early."""
+    async with database.session() as connection:
+        await connection.execute(_SQL["begin_loading"], {"pipeline_id": pipeline.id})
+        yield
+
+
 async def _step(connection: Connection, generation: Generation, *, may_build: bool) -> IndexStep:
     name = f"vectors_{generation.id}_hnsw"
     index = sql.Identifier("embedmill", name)
@@ -37,11 +49,13 @@ async def _step(connection: Connection, generation: Generation, *, may_build: bo
         _SQL["index_facts"], {"generation_id": generation.id, "index_name": name}
     )
     row = await cursor.fetchone()
-    embedded, waiting, is_valid = row if row else (0, 0, None)
+    embedded, waiting, is_loading, is_valid = row if row else (0, 0, False, None)
     if is_valid is False and may_build:
         await connection.execute(_SQL["drop_index"].format(index=index))
         is_valid = None
-    step = next_index_step(embedded=embedded or 0, waiting=waiting, has_index=is_valid is not None)
+    step = next_index_step(
+        embedded=embedded or 0, waiting=waiting, has_index=is_valid is not None, is_loading=is_loading
+    )
     if step is IndexStep.DROP:
         _log.info("index dropped for a bulk load", generation_id=generation.id, waiting=waiting)
         await connection.execute(_SQL["drop_index"].format(index=index))

@@ -1,7 +1,8 @@
 -- name: index_facts
 -- What decides about the index of a generation: vectors that stand, chunks that wait (of a thousand items or more
--- reckoned from the queue's counts: a scan of ten million took ten seconds), rows that are not even read yet among them,
--- and the index: absent (NULL), half-built (false) or ready (true).
+-- reckoned from the queue's counts: a scan of ten million took ten seconds), rows that are not even read yet among them and
+-- what uploads that are not parsed yet will have (as documents have on average), whether somebody loads what nobody has
+-- counted, and the index: absent (NULL), half-built (false) or ready (true).
 SELECT (SELECT embedded FROM embedmill.generation_coverage WHERE generation_id = %(generation_id)s),
        (SELECT CASE WHEN s.items < 1000 THEN s.chunks
                     ELSE s.chunks * greatest(embedmill.live_items(%(generation_id)s), s.items) / s.items END
@@ -17,12 +18,27 @@ SELECT (SELECT embedded FROM embedmill.generation_coverage WHERE generation_id =
             JOIN embedmill.generations g ON g.pipeline_id = s.pipeline_id
            CROSS JOIN LATERAL (SELECT c.keys FROM embedmill.record_changes c
                                 WHERE c.record_source_id = s.id AND c.operation = 'I' LIMIT 1000) r
-           WHERE g.id = %(generation_id)s AND s.paused_at IS NULL),
+           WHERE g.id = %(generation_id)s AND s.paused_at IS NULL)
+       + (SELECT (count(*) * greatest(1, (
+                     SELECT c.reltuples / d.reltuples FROM pg_class c, pg_class d
+                      WHERE c.oid = 'embedmill.knowledge_chunks'::regclass
+                        AND d.oid = 'embedmill.knowledge_documents'::regclass AND d.reltuples > 0)))::bigint
+            FROM embedmill.generations g
+            JOIN embedmill.parse_queue p ON p.tenant_id = g.tenant_id
+            JOIN embedmill.ingestion_jobs j ON j.id = p.job_id AND j.pipeline_id = g.pipeline_id AND j.auto_launch
+           WHERE g.id = %(generation_id)s),
+       -- Held by none, so that it could be taken, for this statement.
+       (SELECT NOT pg_try_advisory_xact_lock(hashtext('embedmill load'), g.pipeline_id)
+          FROM embedmill.generations g WHERE g.id = %(generation_id)s),
        (SELECT i.indisvalid
           FROM pg_index i
           JOIN pg_class c ON c.oid = i.indexrelid
           JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = 'embedmill' AND c.relname = %(index_name)s);
+
+-- name: begin_loading
+-- Beside others who load. Waits for whoever looks at this moment whether anybody does.
+SELECT pg_advisory_lock_shared(hashtext('embedmill load'), %(pipeline_id)s);
 
 -- name: try_lock
 -- One builder for each generation; never waited for, since waiting inside a lock holds back the build.
