@@ -17,7 +17,8 @@ def save_result(name: str, rows: list[dict[str, Any]], options: dict[str, Any]) 
     FOLDER.mkdir(exist_ok=True)
     record = {
         "benchmark": name,
-        "command": f"python -m benchmarks.{name} " + " ".join(sys.argv[1:]),
+        # Where on the machine it ran is nobody's business.
+        "command": " ".join([f"python -m benchmarks.{name}", *("FOLDER" if "/" in a else a for a in sys.argv[1:])]),
         "options": options,
         "machine": describe_machine(),
         "rows": rows,

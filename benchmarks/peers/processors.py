@@ -21,8 +21,8 @@ class Work:
         return Work(self.system - before.system, self.server - before.server, self.provider - before.provider)
 
 
-def work_so_far(system_pid: int, server_pid: int, provider_pid: int) -> Work:
-    return Work(_booked(system_pid), _booked(server_pid), _booked(provider_pid))
+def work_so_far(system_pid: int, server_pid: int, provider_pid: int | None) -> Work:
+    return Work(_booked(system_pid), _booked(server_pid), _booked(provider_pid) if provider_pid else 0.0)
 
 
 def server_pid(url: str) -> int:

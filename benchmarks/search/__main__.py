@@ -141,7 +141,7 @@ async def measure_case(
     costs, bare, found = [], [], []
     for number, text in enumerate(asked.texts):
         where = Filter() if case.field is None else Filter(metadata={case.field: int(wanted[number])})
-        vector = "[" + ",".join(map(str, asked.vectors[number].tolist())) + "]"
+        vector = literal(asked.vectors[number])
         bare.append(await bare_index(connection, pipeline, vector))
         sessions = await sessions_of(connection, service)
         before = clocks(sessions)
@@ -188,6 +188,11 @@ def values_of(asked: Asked, case: Case) -> Integers:
     if case.field == "shelf":
         return (asked.topics + SHELVES // 2) % SHELVES
     return numbers * 7 % {"tenth": 10, "hundredth": 100, "thousandth": 1000, None: 1}[case.field]
+
+
+def literal(vector: Floats) -> str:
+    """As pgvector reads it."""
+    return "[" + ",".join(map(str, vector.tolist())) + "]"
 
 
 async def bare_index(connection: psycopg.AsyncConnection[Any], pipeline: Pipeline, vector: str) -> float:

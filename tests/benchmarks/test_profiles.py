@@ -30,8 +30,8 @@ RUN = f"{ROOT};Handle._run (asyncio/events.py)"
             "queue/items.py claim",
             "psycopg",
         ),
+        (f"{RUN};connection (embedmill/database/pool.py)", "driver", "driver"),
         (f"{RUN};data_received (httpcore2/_h11.py)", "httpcore2", "httpcore2"),
-        (f"{ROOT};EpollSelector.select (selectors.py)", "asyncio", "asyncio"),
         (ROOT, "asyncio", "asyncio"),
         (
             "<module> (embedmill);main (embedmill/cli/main.py);"
@@ -39,15 +39,23 @@ RUN = f"{ROOT};Handle._run (asyncio/events.py)"
             "imports",
             "numpy",
         ),
-        (
-            "Thread._bootstrap (threading.py);_worker (concurrent/futures/thread.py)",
-            "concurrent",
-            "concurrent",
-        ),
+        ("Thread._bootstrap (threading.py);put (queue.py)", "queue", "queue"),
     ],
 )
 def test_a_stack_belongs_to_the_innermost_function_of_ours(stack: str, place: str, library: str) -> None:
     assert fold(f"{stack} 7\n") == Counter({(place, library): 7})
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        f"{ROOT};EpollSelector.select (selectors.py)",
+        "Thread._bootstrap (threading.py);_worker (concurrent/futures/thread.py)",
+        "Thread._bootstrap (threading.py);beat (embedmill/worker/heartbeat.py);Condition.wait (threading.py)",
+    ],
+)
+def test_who_waits_is_left_out(stack: str) -> None:
+    assert fold(f"{stack} 7\n") == Counter()
 
 
 def test_stacks_of_one_place_are_added_up_and_empty_ones_are_left_out() -> None:
@@ -83,7 +91,7 @@ def test_stacks_of_one_place_are_added_up_and_empty_ones_are_left_out() -> None:
         ("COMMIT", "COMMIT"),
         (
             'CREATE INDEX CONCURRENTLY "vectors_3_hnsw" ON "embedmill"."vectors_3" USING hnsw (embedding)',
-            "CREATE INDEX CONCURRENTLY vectors_N_hnsw ON vectors_N USING ",
+            "CREATE INDEX CONCURRENTLY vectors_N_hnsw ON vectors_N USING",
         ),
         (
             "autovacuum: VACUUM ANALYZE embedmill.knowledge_chunks",

@@ -91,7 +91,7 @@ class _Run:
         self._files = FolderRun(total=len(found.files))
         self._interrupted = asyncio.Event()
         self._fatal: str | None = None
-        self._last_error: str | None = None
+        self._note_of_the_moment: str | None = None
         self._spent: SpentSoFar | None = None
         self._started = time.monotonic()
 
@@ -99,7 +99,7 @@ class _Run:
         self, name: str, *, priority: str, delete_missing: bool, recursive: bool, glob: str | None
     ) -> IngestReport:
         from embedmill.cli.ingest_report import build_report
-        from embedmill.embed.generations import keep_index, loading
+        from embedmill.embed.generations import loading
 
         pipeline = await self._app.pipeline(name)
         worker = self._app.worker(on_event=self._note)
@@ -127,8 +127,7 @@ class _Run:
                 await ingestion.delete_missing(self._found, self._files, recursive=recursive, pattern=glob)
             await self._until_embedded(name)
             if not self._interrupted.is_set():
-                await worker.settle_indexes()
-                await keep_index(self._app.database, pipeline)
+                await self._until_interrupted(asyncio.create_task(self._index(worker, pipeline)))
             worker.stop()
             await working
             showing.cancel()
@@ -144,20 +143,32 @@ class _Run:
             unreadable_folders=self._found.unreadable_folders,
         )
 
-    async def _until_interrupted(self, feeding: asyncio.Task[None]) -> None:
-        """Wait for the files, or for the person to have enough; what was committed stays."""
+    async def _until_interrupted(self, work: asyncio.Task[None]) -> None:
+        """Wait for the files, or the index, or for the person to have enough; what was committed stays."""
         interrupted = asyncio.create_task(self._interrupted.wait())
         try:
-            await asyncio.wait({feeding, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-            if not feeding.done():
-                feeding.cancel()
+            await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await feeding
+                    await work
             else:
-                await feeding
+                await work
         finally:
             interrupted.cancel()
-            feeding.cancel()
+            work.cancel()
+
+    async def _index(self, worker: Worker, pipeline: Pipeline) -> None:
+        """Now that all has come: while files were read, nothing was built."""
+        from embedmill.database.patience import AWAY
+        from embedmill.embed.generations import keep_index
+
+        self._note_of_the_moment = (
+            "building the index of vectors, if need be; Ctrl-C leaves it to the next worker"
+        )
+        await worker.settle_indexes()
+        with contextlib.suppress(*AWAY):
+            await keep_index(self._app.database, pipeline)
 
     async def _until_embedded(self, name: str) -> None:
         """Until every document of this run has ended, whoever embeds it; a paused pipeline is not waited for."""
@@ -186,7 +197,7 @@ class _Run:
             batch_id=self._batch_id,
             spent=self._spent,
             quiet=self._quiet,
-            trouble=lambda: self._last_error,
+            note=lambda: self._note_of_the_moment,
         )
 
     def _listen_to_signals(self, worker: Worker) -> None:
@@ -207,10 +218,10 @@ class _Run:
         from embedmill.events import CallFailed, CallSucceeded
 
         if isinstance(event, CallFailed):
-            self._last_error = event.message
+            self._note_of_the_moment = event.message
             if event.fatal:
                 self._fatal = event.message
         elif isinstance(event, CallSucceeded):
-            self._last_error = None
+            self._note_of_the_moment = None
             if self._spent is not None:
                 self._spent.tokens += event.tokens

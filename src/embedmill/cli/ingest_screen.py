@@ -41,28 +41,34 @@ async def show_progress(
     batch_id: UUID,
     spent: SpentSoFar,
     quiet: bool,
-    trouble: Callable[[], str | None],
+    note: Callable[[], str | None],
 ) -> None:
-    """Draw until cancelled: a live table on a terminal, a line now and then elsewhere, nothing when quiet."""
+    """Draw until cancelled: a live table on a terminal, a line now and then elsewhere, nothing when quiet. `note`: what
+    else there is to say at the moment."""
     if quiet:
         return
     console = Console(stderr=True)
     rate = _Rate()
     if not console.is_terminal:
-        await _print_lines(database, files, batch_id, spent, rate)
+        await _print_lines(database, files, batch_id, spent, rate, note)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             try:
                 progress = await batch_progress(database, batch_id)
-                live.update(_draw(files, progress, spent, rate, trouble()), refresh=True)
+                live.update(_draw(files, progress, spent, rate, note()), refresh=True)
             except AWAY as error:
                 live.update(f"waiting for the database: {error}", refresh=True)
             await asyncio.sleep(_REFRESH_SECONDS)
 
 
 async def _print_lines(
-    database: Database, files: FolderRun, batch_id: UUID, spent: SpentSoFar, rate: _Rate
+    database: Database,
+    files: FolderRun,
+    batch_id: UUID,
+    spent: SpentSoFar,
+    rate: _Rate,
+    note: Callable[[], str | None],
 ) -> None:
     """For logs and pipes: the same figures in one line, every few seconds."""
     while True:
@@ -76,10 +82,14 @@ async def _print_lines(
         print(
             f"{len(files.reports)}/{files.total} files, {progress.embedded_chunks}/{progress.total_chunks} chunks, "
             f"{spent.tokens} tokens, {cost}, {rate.per_second:.0f} chunks/s, "
-            f"ETA {_eta(files, progress, rate)}",
+            f"ETA {_eta(files, progress, rate)}" + _behind(note()),
             file=sys.stderr,
             flush=True,
         )
+
+
+def _behind(note: str | None) -> str:
+    return f"; {note[:200]}" if note else ""
 
 
 class _Rate:
@@ -101,7 +111,7 @@ class _Rate:
 
 
 def _draw(
-    files: FolderRun, progress: BatchProgress, spent: SpentSoFar, rate: _Rate, trouble: str | None
+    files: FolderRun, progress: BatchProgress, spent: SpentSoFar, rate: _Rate, note: str | None
 ) -> Table:
     rate.note(progress.embedded_chunks)
     done = len(files.reports)
@@ -115,8 +125,8 @@ def _draw(
         f"{spent.tokens:,} tokens, {format_usd(cost_usd(spent.tokens, spent.price))}",
         f"{rate.per_second:,.0f} chunks/s, ETA {_eta(files, progress, rate)}",
     )
-    if trouble:
-        grid.add_row("note", trouble[:200], "")
+    if note:
+        grid.add_row("note", note[:200], "")
     return grid
 
 
