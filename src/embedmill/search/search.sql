@@ -1,11 +1,10 @@
--- name: in_table
--- Nearest vectors first (functions/81_searching.sql).
+-- name: by_vector
+-- The nearest vectors of the generation's own table (functions/81_searching.sql), and those that stand in columns of users'
+-- tables; each best first.
 SELECT chunk_id, similarity
   FROM embedmill.search_vectors(%(generation_id)s, %(query)s, %(candidates)s, %(document_id)s, %(source)s,
-                                %(metadata)s::jsonb);
-
--- name: in_columns
--- The same among vectors that stand in columns of users' tables.
+                                %(metadata)s::jsonb)
+ UNION ALL
 SELECT chunk_id, similarity
   FROM embedmill.search_columns(%(generation_id)s, %(query)s, %(candidates)s, %(document_id)s, %(source)s,
                                 %(metadata)s::jsonb);

@@ -251,9 +251,7 @@ class Searcher:
             "candidates": candidates,
             **_filter_values(where),
         }
-        found = []
-        for name in ("in_table", "in_columns"):
-            found += await (await connection.execute(_SQL[name], values)).fetchall()
+        found = await (await connection.execute(_SQL["by_vector"], values)).fetchall()
         best = sorted(found, key=lambda row: -row[1])[:candidates]
         return [(row[0], float(row[1])) for row in best]
 
