@@ -18,7 +18,9 @@ def save_result(name: str, rows: list[dict[str, Any]], options: dict[str, Any]) 
     record = {
         "benchmark": name,
         # Where on the machine it ran is nobody's business.
-        "command": " ".join([f"python -m benchmarks.{name}", *("FOLDER" if "/" in a else a for a in sys.argv[1:])]),
+        "command": " ".join(
+            [f"python -m benchmarks.{name}", *("FOLDER" if "/" in a else a for a in sys.argv[1:])]
+        ),
         "options": options,
         "machine": describe_machine(),
         "rows": rows,
