@@ -18,12 +18,12 @@ from embedmill.search.searcher import Filter, Mode, Searcher
 from tests.support.provider import start_provider
 from tests.support.work import add_document, app_on, run_worker_until_settled, stand_in_pipeline
 
-SHELVES, CHUNKS = 8, 300
+SHELVES, CHUNKS = 40, 60
 
 
 @pytest.fixture
 async def full(database: str, tmp_path: Path) -> AsyncIterator[tuple[App, Pipeline, Searcher]]:
-    """Eight documents of 300 chunks, seven of them in German, and an index."""
+    """Forty documents of sixty chunks, one of them in English, the others in German, and an index."""
     batch = uuid4()
     with start_provider(dimensions=64) as provider:
         async with app_on(database, tmp_path) as app:
