@@ -1,7 +1,7 @@
 """Bulk embedding of the same texts by embedmill, by a bare loop, and by pgai, CocoIndex, LlamaIndex and LangChain: one
 server, one provider stand-in (1536 dimensions, calls of up to 2,048 inputs), one run, turn by turn, medians and ratios.
 
-    python -m benchmarks.peers [--texts 4000] [--rounds 3] [--latencies 50 0] [--systems NAME ...] [--install]
+    python -m benchmarks.peers [--texts 24000] [--rounds 2] [--latencies 50 0] [--systems NAME ...] [--install]
 
 Each system has a database of its own for each turn, and starts up before its clock runs. Afterwards the vectors are
 counted, and some compared with those that the provider serves. Peers get ready texts, in a table or a list. Ours cuts
@@ -126,8 +126,8 @@ def names() -> list[str]:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
-    parser.add_argument("--texts", type=int, default=4_000, help="about so many; it depends on where we cut")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=24_000, help="about so many; it depends on where we cut")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--latencies", type=int, nargs="+", default=[50, 0], help="of the provider, milliseconds"
     )

@@ -4,8 +4,6 @@ this measurement alone."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -21,12 +19,11 @@ from benchmarks.writing import texts_of
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.queries import load_queries
-from embedmill.embed.generations import keep_index
+from embedmill.embed.generations import keep_index, loading
 from embedmill.sources.table_plans import TablePlan
 from embedmill.sources.tables import add_table
 
 _SQL = load_queries("benchmarks.scaling", "scaling.sql")
-_INDEX = load_queries("embedmill.embed", "generations.sql")
 CHUNKS_PER_DOCUMENT = 500
 
 
@@ -52,7 +49,7 @@ async def storage(provider: RunningProvider, origin: str, kind: Kind, chunks: in
             )  # fmt: skip
             await app.database.fetch("CHECKPOINT")
             before = await sizes(app, pipeline)
-            async with unindexed(app, pipeline):
+            async with loading(app.database, pipeline):  # no worker builds the index meanwhile
                 embed = embed_rows if origin == "rows" else embed_documents
                 log = await log_of(app, embed, pipeline, chunks, 0)
             await app.database.fetch("VACUUM ANALYZE")
@@ -76,15 +73,6 @@ async def storage(provider: RunningProvider, origin: str, kind: Kind, chunks: in
         "log_bytes_indexed": round(later_log / more),
         "log_bytes_indexed_after_checkpoint": round(late_log / more),
     }
-
-
-@asynccontextmanager
-async def unindexed(app: App, pipeline: Pipeline) -> AsyncIterator[None]:
-    """No worker builds the index meanwhile: another session is said to be at it."""
-    async with app.database.connection() as connection:
-        await connection.execute(_INDEX["try_lock"], {"generation_id": pipeline.generation.id})
-        yield
-        await connection.execute(_INDEX["unlock"], {"generation_id": pipeline.generation.id})
 
 
 async def log_of(app: App, work: Any, *arguments: Any) -> int:

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import psycopg
+
 from tests.support.commands import CommandLine
 from tests.support.provider import start_provider
 
@@ -41,3 +43,41 @@ def test_an_interrupted_run_ends_in_order_and_is_not_paid_twice(database: str, t
         after = command.json("ingest", str(corpus), "-p", "counted")
         assert after["coverage_percent"] == 100.0
         assert provider.stats()["most_paid_for_one_input"] == 1
+
+
+def test_an_ingest_that_builds_its_index_ends_at_once_and_leaves_it_to_the_next(
+    database: str, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(100):
+        (corpus / f"{number}.md").write_text(
+            "\n\n".join(f"# {number} {i}\n\nOf {number} {i}." for i in range(12))
+        )
+    index = "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname LIKE '%_hnsw'"
+    with (
+        start_provider(dimensions=32) as provider,
+        psycopg.connect(database) as older,
+        psycopg.connect(database, autocommit=True) as watching,
+    ):
+        command = CommandLine(tmp_path / "data", database)
+        command.run(
+            "pipeline", "create", "counted", "--model", "stand-in", "--base-url", provider.base_url,
+            "--dimensions", "32", "--chunk-tokens", "16", "--chunk-overlap", "0",
+        )  # fmt: skip
+        older.execute(
+            "SELECT txid_current()"
+        )  # a concurrent build waits for transactions that are older than it
+        running = command.start("ingest", str(corpus), "-p", "counted", "--json")
+        deadline = time.monotonic() + 60
+        while not watching.execute(index).fetchall():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert command.json("status")["queue"]["pending"] == 0, "it is not begun before all is embedded"
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+        assert running.returncode == 130, err
+        assert json.loads(out)["coverage_percent"] == 100.0
+        older.rollback()
+        command.json("ingest", str(corpus), "-p", "counted")
+        assert watching.execute(index).fetchall() == [(True,)]
