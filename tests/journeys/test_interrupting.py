@@ -65,9 +65,8 @@ def test_an_ingest_that_builds_its_index_ends_at_once_and_leaves_it_to_the_next(
             "pipeline", "create", "counted", "--model", "stand-in", "--base-url", provider.base_url,
             "--dimensions", "32", "--chunk-tokens", "16", "--chunk-overlap", "0",
         )  # fmt: skip
-        older.execute(
-            "SELECT txid_current()"
-        )  # a concurrent build waits for transactions that are older than it
+        older.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        older.execute("SELECT 1")  # a concurrent build waits for snapshots that are older than it
         running = command.start("ingest", str(corpus), "-p", "counted", "--json")
         deadline = time.monotonic() + 60
         while not watching.execute(index).fetchall():

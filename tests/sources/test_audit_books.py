@@ -87,6 +87,7 @@ async def test_a_half_built_index_that_nobody_is_at(app: App, pipeline: Pipeline
     with psycopg.connect(app.database.url, autocommit=True) as builder:
         builder.execute("SELECT pg_advisory_lock(hashtext('embedmill index'), %s)", (number,))
         assert counts(await audit(app)) == {}, "somebody builds it"
+        builder.execute("SELECT pg_advisory_unlock_all()")  # a session that ends takes a moment
     assert counts(await audit(app)) == {"index_invalid": 1}
     assert mended(await audit(app, mends="all")) == {"index_invalid": 1}
     assert counts(await audit(app)) == {}
