@@ -18,6 +18,7 @@ ALL = (
     "words",
     "local_engine",
     "local_path",
+    "layout",
     "writing",
     "memory",
     "chunking",

@@ -212,7 +212,10 @@ class App:
                 self.column_writer(),
                 self.auditor(),
             ]
-            return [*always, self.parse_runner(worker_id)] if has_service_parts() else always
+            if not has_service_parts():
+                return always
+            # Its worker is not made yet.
+            return [*always, self.parse_runner(worker_id, on_launched=lambda: made.wake())]  # noqa: PLW0108
 
         made = Worker(
             self.database,
@@ -224,8 +227,8 @@ class App:
         )
         return made
 
-    def parse_runner(self, worker_id: UUID) -> ParseRunner:
-        """Parses staged jobs in the name of a worker."""
+    def parse_runner(self, worker_id: UUID, *, on_launched: Callable[[], None] = lambda: None) -> ParseRunner:
+        """Parses staged jobs in the name of a worker; `on_launched` is told when something was enqueued."""
         from embedmill.adapters.outbound.fetcher import GuardedFetcher
         from embedmill.ingest.parse_runner import ParseRunner
 
@@ -245,6 +248,7 @@ class App:
             embed_directly=embed_directly,
             max_file_bytes=self.settings.max_file_bytes,
             jobs_at_once=self.settings.parser_processes,
+            on_launched=on_launched,
             telemetry=self.telemetry,
         )
 
@@ -343,7 +347,9 @@ class App:
         batch_id: UUID,
         priority: str,
         embed_directly: Callable[[int, UUID], Awaitable[None]],
+        on_launched: Callable[[], None] = lambda: None,
     ) -> FolderIngestion:
+        """`on_launched` is told when something was enqueued."""
         from embedmill.ingest.folder import FolderIngestion
         from embedmill.ingest.storing import Storing
 
@@ -351,7 +357,7 @@ class App:
             self.database,
             pipeline,
             parsers,
-            Storing(self.database, pipeline, batch_id=batch_id, priority=priority),
+            Storing(self.database, pipeline, batch_id=batch_id, priority=priority, on_launched=on_launched),
             tokenizer=self.tokenizer,
             max_file_bytes=self.settings.max_file_bytes,
             files_at_once=2 * self.settings.parser_processes,

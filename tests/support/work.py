@@ -83,10 +83,16 @@ async def unanswered_pipeline(app: App) -> Pipeline:
 
 
 async def add_document(
-    app: App, pipeline: Pipeline, source_id: str, texts: Sequence[str], batch_id: UUID | None = None
+    app: App,
+    pipeline: Pipeline,
+    source_id: str,
+    texts: Sequence[str],
+    batch_id: UUID | None = None,
+    *,
+    on_launched: Callable[[], None] = lambda: None,
 ) -> Launched:
     """A document whose chunks are exactly these texts, launched."""
-    storing = Storing(app.database, pipeline, batch_id=batch_id or uuid4())
+    storing = Storing(app.database, pipeline, batch_id=batch_id or uuid4(), on_launched=on_launched)
     whole = "\n".join(texts)
     chunks = []
     start = 0

@@ -25,10 +25,14 @@ from tests.support.work import add_document, missing_chunks, run_worker_until_se
 
 @asynccontextmanager
 async def working(
-    app: App, *, on_event: Callable[[Event], None] = lambda event: None, calls_in_flight: int = 4
+    app: App,
+    *,
+    on_event: Callable[[Event], None] = lambda event: None,
+    calls_in_flight: int = 4,
+    idle_seconds: float = 0.02,
 ) -> AsyncIterator[Worker]:
     """A worker that runs within the block, and is stopped at its end."""
-    options = WorkerOptions(calls_in_flight=calls_in_flight, idle_seconds=0.02, look_seconds=0.05)
+    options = WorkerOptions(calls_in_flight=calls_in_flight, idle_seconds=idle_seconds, look_seconds=0.05)
     worker = Worker(app.database, app.provider, options, on_event=on_event)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run())
@@ -53,6 +57,26 @@ async def test_work_that_comes_while_the_worker_idles_is_noticed(app: App, pipel
             await settle(app, batch)
     assert await missing_chunks(app, pipeline) == 0
     await audit.assert_books_balance(app)
+
+
+async def test_what_is_launched_in_its_own_process_is_taken_up_at_once(app: App, pipeline: Pipeline) -> None:
+    """And not at the next look, which is an hour away."""
+    async with working(app, idle_seconds=3600) as worker:
+        await asyncio.sleep(0.3)  # its first look is over, and found nothing
+        for number in range(3):
+            batch, texts = uuid4(), ["one", f"two {number}"]
+            await add_document(app, pipeline, f"doc {number}", texts, batch, on_launched=worker.wake)
+            await settle(app, batch)
+    assert await missing_chunks(app, pipeline) == 0
+
+
+async def test_a_launch_of_what_has_its_vectors_calls_nobody(app: App, pipeline: Pipeline) -> None:
+    batch, calls = uuid4(), list[str]()
+    await add_document(app, pipeline, "doc", ["one"], batch, on_launched=lambda: calls.append("new"))
+    async with working(app):
+        await settle(app, batch)
+    await add_document(app, pipeline, "doc", ["one"], on_launched=lambda: calls.append("same"))
+    assert calls == ["new"]
 
 
 async def test_one_embedder_works_on_a_generation_however_often_the_worker_is_woken(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.peers.protocol import DIMENSIONS, MODEL, Job
 from embedmill.app import App, open_app, prepare_database
+from embedmill.cli.running import collect_garbage_seldom
 from embedmill.core.documents import ChunkPlan
 from embedmill.database.pipelines import Pipeline
 from embedmill.logs import configure_logs
@@ -38,6 +39,7 @@ async def opened(job: Job) -> AsyncIterator[tuple[App, Pipeline]]:
     """The app with a pipeline `peers`, full-text index and all, as `embedmill pipeline create` makes it."""
     settings = Settings(database_url=job.url, data_dir=Path(job.scratch))
     configure_logs(settings)
+    collect_garbage_seldom()  # as commands do
     async with open_app(settings, prepare_database(settings)) as app:
         pipeline = await app.create_pipeline(
             "peers",

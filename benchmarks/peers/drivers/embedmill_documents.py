@@ -12,6 +12,8 @@ from uuid import uuid4
 from benchmarks.peers.drivers.embedmill import INPUTS_PER_CALL, PLAN, opened, until_embedded, working
 from benchmarks.peers.protocol import Job
 from embedmill.app import App
+from embedmill.database.pipelines import Pipeline
+from embedmill.embed.generations import loading
 from embedmill.ingest.folder import FolderIngestion, FolderRun
 from embedmill.ingest.parsing_protocol import ParseRequest
 
@@ -19,14 +21,18 @@ SETTINGS = f"as they come; calls of up to {INPUTS_PER_CALL:,} inputs"
 
 
 class Ingestion:
-    def __init__(self, job: Job, app: App, ingestion: FolderIngestion, files: list[Path]) -> None:
+    def __init__(
+        self, job: Job, app: App, pipeline: Pipeline, ingestion: FolderIngestion, files: list[Path]
+    ) -> None:
         self._texts = len(job.texts)
         self._app = app
+        self._pipeline = pipeline
         self._ingestion = ingestion
         self._files = files
 
     async def embed(self) -> None:
-        await self._ingestion.run(self._files, FolderRun(total=len(self._files)))
+        async with loading(self._app.database, self._pipeline):
+            await self._ingestion.run(self._files, FolderRun(total=len(self._files)))
         await until_embedded(self._app, self._texts)
 
 
@@ -47,6 +53,11 @@ async def ready(job: Job) -> AsyncIterator[Ingestion]:
         # The parsing processes start with their first document.
         await asyncio.gather(*(parsers.parse(first) for _ in range(app.settings.parser_processes)))
         ingestion = app.folder_ingestion(
-            pipeline, parsers, batch_id=uuid4(), priority="medium", embed_directly=direct.embed
+            pipeline,
+            parsers,
+            batch_id=uuid4(),
+            priority="medium",
+            embed_directly=direct.embed,
+            on_launched=worker.wake,
         )
-        yield Ingestion(job, app, ingestion, files)
+        yield Ingestion(job, app, pipeline, ingestion, files)

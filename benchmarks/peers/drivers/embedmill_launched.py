@@ -14,6 +14,7 @@ from benchmarks.peers.protocol import Job
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
 from embedmill.ingest.storing import Launched, Storing
+from embedmill.worker.loop import Worker
 
 SETTINGS = f"as they come; calls of up to {INPUTS_PER_CALL:,} inputs"
 _TEXTS_OF_A_DOCUMENT = 500
@@ -21,11 +22,17 @@ _TEXTS_OF_A_DOCUMENT = 500
 
 class Launch:
     def __init__(
-        self, job: Job, app: App, pipeline: Pipeline, batch_id: UUID, documents: list[Launched]
+        self,
+        job: Job,
+        app: App,
+        pipeline: Pipeline,
+        worker: Worker,
+        batch_id: UUID,
+        documents: list[Launched],
     ) -> None:
         self._texts = len(job.texts)
         self._app = app
-        self._storing = Storing(app.database, pipeline, batch_id=batch_id)
+        self._storing = Storing(app.database, pipeline, batch_id=batch_id, on_launched=worker.wake)
         self._documents = documents
 
     async def embed(self) -> None:
@@ -46,5 +53,5 @@ async def ready(job: Job) -> AsyncIterator[Launch]:
         await app.database.fetch("DELETE FROM embedmill.embedding_queue")
         await app.database.fetch("VACUUM ANALYZE embedmill.knowledge_chunks")
         await app.database.fetch("CHECKPOINT")
-        async with working(app):
-            yield Launch(job, app, pipeline, batch_id, documents)
+        async with working(app) as worker:
+            yield Launch(job, app, pipeline, worker, batch_id, documents)

@@ -29,13 +29,17 @@ def start() -> Settings:
     """Settings for a command that works: with logs set up, whose library takes a while to import."""
     from embedmill.logs import configure_logs
 
-    # A batch is thousands of objects that live for a moment and hold no cycles: to look through them at every 700th, as
-    # is the default, took a twelfth of a worker's time.
-    gc.set_threshold(20_000)
-    gc.enable()
+    collect_garbage_seldom()
     settings = read_settings()
     configure_logs(settings)
     return settings
+
+
+def collect_garbage_seldom() -> None:
+    """A batch is thousands of objects that live for a moment and hold no cycles: to look through them at every
+    700th, as is the default, took a twelfth of a worker's time."""
+    gc.set_threshold(20_000)
+    gc.enable()
 
 
 def run_with_app(

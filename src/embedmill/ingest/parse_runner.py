@@ -88,8 +88,11 @@ class ParseRunner:
         max_file_bytes: int,
         jobs_at_once: int,
         poll_seconds: float = 0.25,
+        on_launched: Callable[[], None] = lambda: None,
         telemetry: Telemetry = SILENT,
     ) -> None:
+        """`on_launched` is told when a job that is launched by itself was."""
+        self._on_launched = on_launched
         self._database = database
         self._parsers = parsers
         self._originals = originals
@@ -259,7 +262,7 @@ class ParseRunner:
         content = SourceContent(
             job.source_type, job.source_id, name, job.size_bytes, job.content_hash, job.metadata
         )
-        storing = Storing(self._database, pipeline, batch_id=None)
+        storing = Storing(self._database, pipeline, batch_id=None, on_launched=self._on_launched)
         async with self._originals.open_path(job.original_key) as path:
             while True:
                 reply = await self._parsers.parse(

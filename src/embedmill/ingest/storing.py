@@ -3,7 +3,7 @@ of a document's chunks; must not read files. The order of locks is document, ite
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -66,12 +66,15 @@ class Storing:
         batch_id: UUID | None,
         priority: str = "medium",
         usage_type: str = "internal_ingestion",
+        on_launched: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_launched` is told when something was enqueued, and committed."""
         self._database = database
         self.pipeline = pipeline
         self._batch_id = batch_id
         self._priority = priority
         self._usage_type = usage_type
+        self._on_launched = on_launched
 
     async def refresh(self) -> None:
         """Take up which generation is the live one, and by which plan it is cut."""
@@ -85,15 +88,10 @@ class Storing:
         PipelineSwitchedError where it was cut by a plan that is no longer the live one."""
         async with self._database.transaction() as connection:
             standing = await self._find_same(connection, content)
-            if standing is not None:
-                return await self._launch(connection, *standing, len(chunks))
-            document_id, version = await self._save_document(connection, content, document, len(chunks))
-            if version > 1:
-                await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
-            await self._save_text(connection, document_id, document)
-            await self._replace_chunks(connection, document_id, document, chunks, is_new=version == 1)
-            job_id = await self._create_job(connection, document_id, chunks)
-            return await self._launch(connection, document_id, job_id, len(chunks))
+            if standing is None:
+                standing = await self._replace_content(connection, content, document, chunks)
+            launched = await self._launch(connection, *standing, len(chunks))
+        return self._announce(launched)
 
     async def save_parsed(
         self, lease: ParseLease, content: SourceContent, document: ParsedDocument, chunks: Sequence[Chunk]
@@ -131,7 +129,7 @@ class Storing:
             if launched.direct_reason is not None:
                 # Whoever takes it up again finds it launched, and embeds it without the queue.
                 await connection.execute(_STAGING["dispatch_job"], {"job_id": lease.job_id})
-            return launched
+        return self._announce(launched)
 
     async def save_failure(self, content: SourceContent, reason: str, message: str) -> None:
         """The source cannot be read as text: say so on its document, and let go of its older content."""
@@ -159,7 +157,8 @@ class Storing:
             newest = await cursor.fetchone()
             if newest is None:
                 return Launched(job_id, document_id, 0, 0, 0)
-            return await self._launch(connection, document_id, newest[0], 0)
+            launched = await self._launch(connection, document_id, newest[0], 0)
+        return self._announce(launched)
 
     async def delete(self, document_id: int) -> None:
         """Remove a document with all that was made of it."""
@@ -167,6 +166,26 @@ class Storing:
             await connection.execute(_SQL["lock_document"], {"document_id": document_id})
             await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
             await connection.execute(_SQL["delete_document"], {"document_id": document_id})
+
+    def _announce(self, launched: Launched) -> Launched:
+        if launched.enqueued_chunks:
+            self._on_launched()
+        return launched
+
+    async def _replace_content(
+        self,
+        connection: Connection,
+        content: SourceContent,
+        document: ParsedDocument,
+        chunks: Sequence[Chunk],
+    ) -> tuple[int, UUID]:
+        """The document, and the job of its new content."""
+        document_id, version = await self._save_document(connection, content, document, len(chunks))
+        if version > 1:
+            await connection.execute(_SQL["cancel_document_items"], {"document_id": document_id})
+        await self._save_text(connection, document_id, document)
+        await self._replace_chunks(connection, document_id, document, chunks, is_new=version == 1)
+        return document_id, await self._create_job(connection, document_id, chunks)
 
     async def _find_same(self, connection: Connection, content: SourceContent) -> tuple[int, UUID] | None:
         cursor = await connection.execute(

@@ -42,6 +42,8 @@ _log = structlog.get_logger(__name__)
 REFUSED_PAUSE_SECONDS = 60.0
 # An embedder that has not moved for so long waits for its provider or its turn: it takes nobody's place.
 UNMOVED_SECONDS = 2.0
+# Looks for ready work are so far apart at least, however often somebody calls: each is a query.
+LOOK_APART_SECONDS = 0.02
 # Indexes that are built at the same time: each holds a connection for minutes.
 INDEXES_AT_ONCE = 2
 
@@ -214,6 +216,7 @@ class Worker:
                 self._make_room(len(waiting))
                 for task in running.values():
                     task.add_done_callback(self._wake_up)
+            await asyncio.sleep(min(LOOK_APART_SECONDS, self._options.idle_seconds))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._options.idle_seconds)
         if running:

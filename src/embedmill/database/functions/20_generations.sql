@@ -8,6 +8,17 @@ LANGUAGE sql IMMUTABLE AS $$
         p_spec -> 'params', p_spec -> 'document_params', p_spec -> 'document_prefix')::text)
 $$;
 
+-- Where a table of vectors keeps them: each in its row (PLAIN) where that fills the pages well, else in pieces beside it
+-- (EXTERNAL, pgvector's default). In its row a vector is written at half the cost and compared at a third, on no more disk
+-- (benchmarks/layout.py).
+CREATE OR REPLACE FUNCTION embedmill.vector_layout(p_storage text, p_dimensions integer) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN p.bytes / r.bytes * r.bytes >= 0.6 * p.bytes THEN 'PLAIN' ELSE 'EXTERNAL' END
+      FROM (SELECT current_setting('block_size')::integer - 32 AS bytes) p
+     -- 68: the row's header, its other columns and its pointer.
+     CROSS JOIN (SELECT 68 + p_dimensions * CASE p_storage WHEN 'halfvec' THEN 2 ELSE 4 END AS bytes) r
+$$;
+
 -- Makes the next generation of a pipeline with its table embedmill.vectors_<id>; returns its id. Generations of the same
 -- plan of chunks share the chunks. p_price: US dollars for a million tokens, NULL: unknown.
 --
@@ -56,6 +67,8 @@ BEGIN
     EXECUTE format(
         'CREATE TABLE embedmill.%I (chunk_id bigint PRIMARY KEY, input_hash bytea NOT NULL, embedding %s(%s) NOT NULL)',
         v_table, p_storage::regtype, p_dimensions);
+    EXECUTE format('ALTER TABLE embedmill.%I ALTER COLUMN embedding SET STORAGE %s',
+                   v_table, embedmill.vector_layout(p_storage, p_dimensions));
     -- A generation belongs to one tenant, so its table needs no tenant column.
     PERFORM embedmill.protect_table(format('embedmill.%I', v_table)::regclass,
                                     format('(SELECT embedmill.current_tenant_id()) = %s', v_tenant_id));
