@@ -41,41 +41,34 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
              WHERE d.pipeline_id = p_pipeline_id ORDER BY d.pipeline_id, d.content_hash LIMIT 500) s
 $$;
 
--- The chunks of a generation that a filter leaves; NULL where they are more than p_most (which may be NULL: however
--- many), and at once where a sample says that it leaves much: from there on an index of what is asked for is the quicker
--- way (benchmarks/search). Documents are counted up first, by what they are said to have, for there are fewer of them to
--- read. Of the filter, what is NULL is not asked.
-CREATE OR REPLACE FUNCTION embedmill.matching_chunks(
-    p_generation_id integer, p_document_id bigint, p_source text, p_metadata jsonb, p_most integer)
+-- The documents that a filter leaves of a generation's pipeline; NULL where they have more than p_most chunks (which may be
+-- NULL: however many), and at once where a sample says that it leaves much: from there on an index of what is asked for is
+-- the quicker way (benchmarks/search). Counted by what the documents are said to have. Of the filter, what is NULL is not
+-- asked.
+CREATE OR REPLACE FUNCTION embedmill.matching_documents(
+    p_pipeline_id integer, p_document_id bigint, p_source text, p_metadata jsonb, p_most integer)
 RETURNS bigint[]
 -- Planned for what is asked: a plan for any filter could use no index.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     c_much CONSTANT double precision := 0.03;
-    g embedmill.generations;
     v_documents bigint[];
     v_chunks bigint;
 BEGIN
-    SELECT * INTO STRICT g FROM embedmill.generations WHERE id = p_generation_id;
     IF p_most IS NOT NULL AND p_document_id IS NULL
-       AND embedmill.passing_share(g.pipeline_id, p_source, p_metadata) >= c_much THEN
+       AND embedmill.passing_share(p_pipeline_id, p_source, p_metadata) >= c_much THEN
         RETURN NULL;
     END IF;
-    SELECT array_agg(s.id), sum(s.chunk_count) INTO v_documents, v_chunks
+    SELECT coalesce(array_agg(s.id), '{}'), sum(s.chunk_count) INTO v_documents, v_chunks
       FROM (SELECT d.id, d.chunk_count FROM embedmill.knowledge_documents d
-             WHERE d.pipeline_id = g.pipeline_id
+             WHERE d.pipeline_id = p_pipeline_id
                AND (p_document_id IS NULL OR d.id = p_document_id)
                AND (p_source IS NULL OR d.source_id LIKE p_source)
                AND (p_metadata IS NULL OR d.metadata @> p_metadata)
                -- What the index of metadata holds: named, or it is not used.
                AND (p_metadata IS NULL OR p_metadata = '{}' OR d.metadata <> '{}')
              LIMIT p_most + 1) s;
-    IF greatest(v_chunks, cardinality(v_documents)) > p_most THEN
-        RETURN NULL;
-    END IF;
-    -- (The sub-select hides the array from the planner, which would weigh each of its thousands of numbers.)
-    RETURN ARRAY(SELECT c.id FROM embedmill.knowledge_chunks c
-                  WHERE c.document_id = ANY ((SELECT v_documents)::bigint[]) AND c.chunk_set = g.chunk_set);
+    RETURN CASE WHEN greatest(v_chunks, cardinality(v_documents)) > p_most THEN NULL ELSE v_documents END;
 END
 $$;
 
@@ -95,6 +88,7 @@ DECLARE
     v_vectors double precision;     -- how many, by the statistics; NULL without an index
     v_reach integer;
     v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
+    v_documents bigint[];           -- those that a filter leaves, where these are few
     v_ids bigint[];
     v_similarities double precision[];
     v_distance text;
@@ -118,8 +112,8 @@ BEGIN
         RETURN QUERY EXECUTE format('%s ORDER BY %s LIMIT $2', v_near, v_distance) USING p_query, p_limit;
         RETURN;
     END IF;
-    v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, v_reach);
-    IF v_ids IS NULL THEN
+    v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, v_reach);
+    IF v_documents IS NULL THEN
         EXECUTE format(
             'SELECT array_agg(n.chunk_id), array_agg(n.similarity) FROM (%s'
             '   AND (SELECT ($3 IS NULL OR d.id = $3) AND ($4 IS NULL OR d.source_id LIKE $4)'
@@ -132,12 +126,16 @@ BEGIN
             RETURN QUERY SELECT * FROM unnest(v_ids, v_similarities) AS n (id, similarity) ORDER BY n.similarity DESC;
             RETURN;
         END IF;
-        v_ids := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, NULL);
+        v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, NULL);
     END IF;
     RETURN QUERY EXECUTE format(
-        'WITH measured AS MATERIALIZED (%s AND v.chunk_id = ANY ((SELECT $3)::bigint[]))'
-        ' SELECT chunk_id, similarity FROM measured ORDER BY similarity DESC LIMIT $2', v_near)
-    USING p_query, p_limit, v_ids;
+        -- (The sub-selects hide the arrays from the planner, which would weigh each of their thousands of numbers.)
+        'SELECT chunk_id, similarity FROM ('
+        '    %s AND v.chunk_id = ANY ((SELECT ARRAY('
+        '        SELECT c.id FROM embedmill.knowledge_chunks c'
+        '         WHERE c.document_id = ANY ((SELECT $3)::bigint[]) AND c.chunk_set = $4))::bigint[])'
+        ' OFFSET 0) measured ORDER BY similarity DESC LIMIT $2', v_near)
+    USING p_query, p_limit, v_documents, g.chunk_set;
 END
 $$;
 
@@ -176,7 +174,7 @@ DECLARE
     c_few CONSTANT integer := 20000;
     c_nearness CONSTANT double precision := 0.001;  -- the most that it adds
     v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
-    v_passing bigint[];         -- the chunks that a filter leaves, where these are few
+    v_documents bigint[];       -- those that a filter leaves, where these are few
     g embedmill.generations;
     v_every tsquery;
     v_asked tsquery;
@@ -202,7 +200,7 @@ BEGIN
       FROM (SELECT w.*, 1 - sum(w.weight) OVER (ROWS UNBOUNDED PRECEDING) AS rest
               FROM embedmill.weighed_words(g.tenant_id, g.pipeline_id, g.chunk_set, v_words) w) w;
     IF v_filtered THEN
-        v_passing := embedmill.matching_chunks(p_generation_id, p_document_id, p_source, p_metadata, c_few);
+        v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, c_few);
     END IF;
     FOR v_time IN 1..2 LOOP  -- more words only make the last one worth more: a second time is enough
         v_taken := coalesce((SELECT min(r.place) FROM unnest(v_rest) WITH ORDINALITY AS r (rest, place)
@@ -215,8 +213,8 @@ BEGIN
                  -- the words.
                  WHERE c.tenant_id = g.tenant_id AND c.pipeline_id = g.pipeline_id AND c.chunk_set = g.chunk_set
                    AND c.tsv @@ array_to_string(v_words[:v_taken], ' | ')::tsquery
-                   AND (v_passing IS NULL OR c.id = ANY (v_passing))
-                   AND (NOT v_filtered OR v_passing IS NOT NULL OR EXISTS (
+                   AND (v_documents IS NULL OR c.document_id = ANY (v_documents))
+                   AND (NOT v_filtered OR v_documents IS NOT NULL OR EXISTS (
                        SELECT FROM embedmill.knowledge_documents d
                         WHERE d.id = c.document_id
                           AND (p_document_id IS NULL OR d.id = p_document_id)
@@ -236,7 +234,7 @@ END
 $$;
 
 -- They run with more rights than their caller: by name only, for those who search.
-REVOKE ALL ON FUNCTION embedmill.matching_chunks(integer, bigint, text, jsonb, integer),
+REVOKE ALL ON FUNCTION embedmill.matching_documents(integer, bigint, text, jsonb, integer),
     embedmill.search_vectors(integer, text, integer, bigint, text, jsonb),
     embedmill.search_text(integer, text, integer, bigint, text, jsonb) FROM PUBLIC;
 DO $$
