@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from httpcore2._backends.anyio import AnyIOStream
 
 from embedmill.adapters.providers import build_provider
 from embedmill.adapters.providers.addresses import address_for, headers_for
@@ -270,3 +271,23 @@ def test_an_unknown_provider_names_the_known_ones() -> None:
             models_dir=None,
             threads=None,
         )
+
+
+async def test_an_answer_is_read_in_pieces_as_large_as_the_socket_gives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """httpcore asks for 64 kB at a time: each piece that asyncio has read is cut in four then, and copied as often."""
+    sizes: list[int] = []
+    read = AnyIOStream.read
+
+    async def noted(stream: AnyIOStream, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        piece = await read(stream, max_bytes, timeout)
+        sizes.append(len(piece))
+        return piece
+
+    monkeypatch.setattr(AnyIOStream, "read", noted)
+    texts = [f"text {number}" for number in range(2000)]
+    with start_provider(dimensions=1536) as running:
+        response = await ask(running, texts, dimensions=1536)
+    assert np.allclose(response.vectors, vectors_for(texts, 1536), atol=1e-6)
+    assert max(sizes) > 64 * 1024

@@ -19,7 +19,7 @@ from embedmill.worker.loop import Worker
 
 INPUTS_PER_CALL = 2048
 PLAN = ChunkPlan(256, 0)
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.01
 _EMBEDDED = "SELECT coalesce(sum(embedded), 0) FROM embedmill.coverage_counters"
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+import httpcore2
 import httpx2
 import msgspec
 import numpy as np
@@ -38,6 +39,11 @@ from embedmill.ports import EmbeddingResponse, ProviderLimits, ProviderSpec, Pur
 CONNECT_TIMEOUT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 30.0
 MAX_ERROR_BYTES = 64 * 1024
+# Asked of a connection at a time: what asyncio takes from a socket. At httpcore's quarter of it each piece was cut in
+# four, and an answer is megabytes. A client has no setting for it, so that it holds for the whole process.
+READ_BYTES = 256 * 1024
+httpcore2.AsyncHTTP11Connection.READ_NUM_BYTES = READ_BYTES
+
 FLOAT_TYPES = (None, "float", "float32")
 
 
