@@ -82,6 +82,8 @@ CASES = (
     Case("tenant of 1%", tenant="hundredth"),
     Case("tenant of 0.01%", tenant="ten-thousandth"),
     Case("metadata of 10%", field="tenth"),
+    Case("metadata of 5%", field="twentieth"),
+    Case("metadata of 2%", field="fiftieth"),
     Case("metadata of 1%", field="hundredth"),
     Case("metadata of 1%, far from the query", field="shelf"),
     Case("metadata of 0.1%", field="thousandth"),
@@ -187,7 +189,8 @@ def values_of(asked: Asked, case: Case) -> Integers:
     numbers = np.arange(len(asked.texts))
     if case.field == "shelf":
         return (asked.topics + SHELVES // 2) % SHELVES
-    return numbers * 7 % {"tenth": 10, "hundredth": 100, "thousandth": 1000, None: 1}[case.field]
+    values = {"tenth": 10, "twentieth": 20, "fiftieth": 50, "hundredth": 100, "thousandth": 1000, None: 1}
+    return numbers * 7 % values[case.field]
 
 
 def literal(vector: Floats) -> str:

@@ -51,10 +51,12 @@ class Passages:
         return _mixed(document, self.seed) % self.topics
 
     def metadata_of(self, document: Integers) -> dict[str, Integers]:
-        """Fields by which filters choose. The first three know nothing of the vectors; a shelf holds whole topics."""
+        """Fields by which filters choose. All but the last know nothing of the vectors; a shelf holds whole topics."""
         drawn = _mixed(document, self.seed + 1)
         return {
             "tenth": drawn % 10,
+            "twentieth": drawn % 20,
+            "fiftieth": drawn % 50,
             "hundredth": drawn % 100,
             "thousandth": drawn % 1000,
             "shelf": self.topic_of(document) % SHELVES,

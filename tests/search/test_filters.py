@@ -87,6 +87,15 @@ async def test_a_scan_that_ends_before_the_page_is_full_is_made_good(
     assert len(found) == 500
 
 
+async def test_the_rarer_what_passes_the_deeper_the_index_is_searched(app: App) -> None:
+    """And without a filter no deeper than the number of vectors asks for; pgvector takes no more than a thousand."""
+    rows = await app.database.fetch(
+        "SELECT embedmill.scan_depth(1e6, 10, share) "
+        "FROM unnest(ARRAY[NULL, 1, 0.1, 0.05, 0.001, 0]::float8[]) WITH ORDINALITY AS s (share, place) ORDER BY place"
+    )
+    assert [row[0] for row in rows] == [300, 480, 480, 800, 1000, 1000]
+
+
 async def test_many_are_filtered_without_an_index(full: tuple[App, Pipeline, Searcher]) -> None:
     app, pipeline, searcher = full
     await without_index(app, pipeline)

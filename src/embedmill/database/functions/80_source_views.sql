@@ -201,7 +201,8 @@ BEGIN
     SELECT c.reltuples INTO v_vectors
       FROM pg_class c WHERE c.oid = coalesce(t.relation, format('embedmill.%I', 'vectors_' || g.id)::regclass);
     v_reach := embedmill.scan_reach(v_vectors, p_limit);
-    PERFORM set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, true)::text, true);
+    PERFORM set_config('hnsw.ef_search', embedmill.scan_depth(
+                v_vectors, p_limit, embedmill.passing_share(s.pipeline_id, NULL, p_filter))::text, true);
     SELECT count(*) INTO v_found
       FROM (SELECT FROM embedmill.knowledge_documents d
              WHERE d.record_source_id = s.id AND d.metadata @> p_filter LIMIT v_reach + 1) found;

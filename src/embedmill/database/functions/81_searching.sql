@@ -4,21 +4,25 @@
 -- (caller_sees). After 80_source_views.sql, with whose types pgvector's library comes: without it nobody but a superuser
 -- may name its settings.
 
--- How far a scan of the HNSW index of so many vectors goes for so many candidates. Of m chunks among n, lying anywhere, k
--- are found after k * n / m steps through the graph, and a step costs some twenty times what it costs to compare a chunk:
--- up to five times the square root of k * n chunks are compared one by one (benchmarks/search). NULL without an index.
+-- How far a scan of the HNSW index of so many vectors goes for so many candidates, and up to how many chunks that a filter
+-- leaves are compared one by one instead. Of m chunks among n, lying anywhere, k are found after k * n / m steps through the
+-- graph, and a step costs some ten times what it costs to compare a chunk; where the steps are too many, the scan costs as
+-- much and misses what it should find (benchmarks/search). NULL without an index.
 CREATE OR REPLACE FUNCTION embedmill.scan_reach(p_vectors double precision, p_candidates integer) RETURNS integer
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    SELECT greatest(1000, 5 * sqrt(p_candidates * greatest(p_vectors, 0)))::integer
+    SELECT greatest(1000, greatest(25, 5 * sqrt(p_candidates)) * sqrt(greatest(p_vectors, 0)))::integer
 $$;
 
--- How many candidates that scan keeps (hnsw.ef_search): the more vectors, the more, for a recall that stays; more of them
--- under a filter, which takes most away (benchmarks/search).
-CREATE OR REPLACE FUNCTION embedmill.scan_depth(p_vectors double precision, p_candidates integer, p_filtered boolean)
+-- How many candidates that scan keeps (hnsw.ef_search): the more vectors, the more, for a recall that stays. Where a filter
+-- leaves p_share of all (NULL: no filter), the k-th candidate is the k / p_share-th of all, and several times as many have
+-- to be kept for the nearest to be among them (benchmarks/search).
+CREATE OR REPLACE FUNCTION embedmill.scan_depth(
+    p_vectors double precision, p_candidates integer, p_share double precision)
 RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT least(1000, greatest(100, 2 * p_candidates, 0.3 * sqrt(greatest(p_vectors, 0)))
-                       * CASE WHEN p_filtered THEN 1.6 ELSE 1 END)::integer
+    SELECT least(1000, greatest(100, 2 * p_candidates,
+                                0.3 * sqrt(greatest(p_vectors, 0)) * CASE WHEN p_share IS NULL THEN 1 ELSE 1.6 END,
+                                CASE WHEN p_share IS NOT NULL THEN 4 * p_candidates / greatest(p_share, 0.001) END))::integer
 $$;
 
 -- The path on which pgvector's operators are found, wherever it was installed.
@@ -42,23 +46,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- The documents that a filter leaves of a generation's pipeline; NULL where they have more than p_most chunks (which may be
--- NULL: however many), and at once where a sample says that it leaves much: from there on an index of what is asked for is
--- the quicker way (benchmarks/search). Counted by what the documents are said to have. Of the filter, what is NULL is not
--- asked.
+-- NULL: however many). Counted by what the documents are said to have. Of the filter, what is NULL is not asked.
 CREATE OR REPLACE FUNCTION embedmill.matching_documents(
     p_pipeline_id integer, p_document_id bigint, p_source text, p_metadata jsonb, p_most integer)
 RETURNS bigint[]
 -- Planned for what is asked: a plan for any filter could use no index.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    c_much CONSTANT double precision := 0.03;
     v_documents bigint[];
     v_chunks bigint;
 BEGIN
-    IF p_most IS NOT NULL AND p_document_id IS NULL
-       AND embedmill.passing_share(p_pipeline_id, p_source, p_metadata) >= c_much THEN
-        RETURN NULL;
-    END IF;
     SELECT coalesce(array_agg(s.id), '{}'), sum(s.chunk_count) INTO v_documents, v_chunks
       FROM (SELECT d.id, d.chunk_count FROM embedmill.knowledge_documents d
              WHERE d.pipeline_id = p_pipeline_id
@@ -88,6 +85,7 @@ DECLARE
     v_vectors double precision;     -- how many, by the statistics; NULL without an index
     v_reach integer;
     v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
+    v_share double precision;       -- of the documents that the filter leaves, by a sample; NULL without one
     v_documents bigint[];           -- those that a filter leaves, where these are few
     v_ids bigint[];
     v_similarities double precision[];
@@ -102,9 +100,13 @@ BEGIN
       FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
      WHERE i.indexrelid = to_regclass(format('embedmill.vectors_%s_hnsw', g.id)) AND i.indisvalid;
     v_reach := embedmill.scan_reach(v_vectors, p_limit);
+    IF v_filtered THEN
+        v_share := CASE WHEN p_document_id IS NOT NULL THEN 0
+                        ELSE embedmill.passing_share(g.pipeline_id, p_source, p_metadata) END;
+    END IF;
     PERFORM set_config('search_path', embedmill.path_of_vectors(), true),
             set_config('hnsw.max_scan_tuples', coalesce(v_reach, 20000)::text, true),
-            set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, v_filtered)::text, true);
+            set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, v_share)::text, true);
     v_distance := format('v.embedding <=> $1::%s(%s)', g.storage::regtype, g.dimensions);
     v_near := format('SELECT v.chunk_id, 1 - (%1$s) AS similarity FROM embedmill.%2$I v WHERE v.embedding IS NOT NULL',
                      v_distance, 'vectors_' || g.id);
@@ -112,7 +114,10 @@ BEGIN
         RETURN QUERY EXECUTE format('%s ORDER BY %s LIMIT $2', v_near, v_distance) USING p_query, p_limit;
         RETURN;
     END IF;
-    v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, v_reach);
+    -- What by the sample is too many is not counted up.
+    IF v_reach IS NULL OR v_share * v_vectors <= 1.4 * v_reach THEN
+        v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, v_reach);
+    END IF;
     IF v_documents IS NULL THEN
         EXECUTE format(
             'SELECT array_agg(n.chunk_id), array_agg(n.similarity) FROM (%s'
@@ -172,6 +177,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp S
     SET jit = off AS $$
 DECLARE
     c_few CONSTANT integer := 20000;
+    c_much CONSTANT double precision := 0.03;       -- from such a share of the documents on, words are the quicker way
     c_nearness CONSTANT double precision := 0.001;  -- the most that it adds
     v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
     v_documents bigint[];       -- those that a filter leaves, where these are few
@@ -199,7 +205,7 @@ BEGIN
     SELECT array_agg(w.word), array_agg(w.weight), array_agg(w.rest) INTO v_words, v_weights, v_rest
       FROM (SELECT w.*, 1 - sum(w.weight) OVER (ROWS UNBOUNDED PRECEDING) AS rest
               FROM embedmill.weighed_words(g.tenant_id, g.pipeline_id, g.chunk_set, v_words) w) w;
-    IF v_filtered THEN
+    IF p_document_id IS NOT NULL OR v_filtered AND embedmill.passing_share(g.pipeline_id, p_source, p_metadata) < c_much THEN
         v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, c_few);
     END IF;
     FOR v_time IN 1..2 LOOP  -- more words only make the last one worth more: a second time is enough
