@@ -215,7 +215,7 @@ class App:
             if not has_service_parts():
                 return always
             # Its worker is not made yet.
-            return [*always, self.parse_runner(worker_id, on_launched=lambda: made.wake())]  # noqa: PLW0108
+            return [*always, self.parse_runner(worker_id, on_launched=lambda: made.look())]  # noqa: PLW0108
 
         made = Worker(
             self.database,

@@ -47,6 +47,9 @@ async def test_every_vector_that_is_to_stand_in_its_row_fits(app: App, storage: 
         ("vector", 384, "p"),
         ("vector", 1536, "p"),
         ("vector", 1024, "e"),
+        ("vector", 1408, "e"),
+        ("halfvec", 2560, "e"),
+        ("vector", 768, "p"),
         ("halfvec", 3072, "p"),
     ],
 )

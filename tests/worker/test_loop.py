@@ -62,10 +62,10 @@ async def test_work_that_comes_while_the_worker_idles_is_noticed(app: App, pipel
 async def test_what_is_launched_in_its_own_process_is_taken_up_at_once(app: App, pipeline: Pipeline) -> None:
     """And not at the next look, which is an hour away."""
     async with working(app, idle_seconds=3600) as worker:
-        await asyncio.sleep(0.3)  # its first look is over, and found nothing
         for number in range(3):
+            await asyncio.sleep(0.3)  # its look is over, and so is the embedder of the one before
             batch, texts = uuid4(), ["one", f"two {number}"]
-            await add_document(app, pipeline, f"doc {number}", texts, batch, on_launched=worker.wake)
+            await add_document(app, pipeline, f"doc {number}", texts, batch, on_launched=worker.look)
             await settle(app, batch)
     assert await missing_chunks(app, pipeline) == 0
 

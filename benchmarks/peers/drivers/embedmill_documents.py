@@ -58,6 +58,6 @@ async def ready(job: Job) -> AsyncIterator[Ingestion]:
             batch_id=uuid4(),
             priority="medium",
             embed_directly=direct.embed,
-            on_launched=worker.wake,
+            on_launched=worker.look,
         )
         yield Ingestion(job, app, pipeline, ingestion, files)

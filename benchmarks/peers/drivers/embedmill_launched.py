@@ -32,7 +32,7 @@ class Launch:
     ) -> None:
         self._texts = len(job.texts)
         self._app = app
-        self._storing = Storing(app.database, pipeline, batch_id=batch_id, on_launched=worker.wake)
+        self._storing = Storing(app.database, pipeline, batch_id=batch_id, on_launched=worker.look)
         self._documents = documents
 
     async def embed(self) -> None:

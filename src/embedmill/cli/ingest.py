@@ -119,7 +119,7 @@ class _Run:
                     batch_id=self._batch_id,
                     priority=priority,
                     embed_directly=direct.embed,
-                    on_launched=worker.wake,
+                    on_launched=worker.look,
                 )
                 async with loading(self._app.database, pipeline):
                     feeding = asyncio.create_task(ingestion.run(self._found.files, self._files))

@@ -140,8 +140,13 @@ class Worker:
             _log.info("drained: stopping in order")
         self.stop()
 
+    def look(self) -> None:
+        """There may be work for generations that nobody works on: look now and not at the next poll. Whoever is at work
+        looks by itself, and should not fill its calls with less for it."""
+        self._wake.set()
+
     def wake(self) -> None:
-        """There may be new work: look now and not at the next poll."""
+        """There may be work that somebody waits for: look now, and send it though it fills no call."""
         self._wake.set()
         for embedder in self._embedders.values():
             embedder.nudge()

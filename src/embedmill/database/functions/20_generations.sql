@@ -8,12 +8,12 @@ LANGUAGE sql IMMUTABLE AS $$
         p_spec -> 'params', p_spec -> 'document_params', p_spec -> 'document_prefix')::text)
 $$;
 
--- Where a table of vectors keeps them: each in its row (PLAIN) where that fills the pages well, else in pieces beside it
--- (EXTERNAL, pgvector's default). In its row a vector is written at half the cost and compared at a third, on no more disk
--- (benchmarks/layout.py).
+-- Where a table of vectors keeps them: each in its row (PLAIN) where that fills three quarters of the pages, else in pieces
+-- beside it (EXTERNAL, pgvector's default), which then take less disk. In its row a vector is written at half the cost and
+-- compared at less than that (benchmarks/layout.py).
 CREATE OR REPLACE FUNCTION embedmill.vector_layout(p_storage text, p_dimensions integer) RETURNS text
 LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN p.bytes / r.bytes * r.bytes >= 0.6 * p.bytes THEN 'PLAIN' ELSE 'EXTERNAL' END
+    SELECT CASE WHEN p.bytes / r.bytes * r.bytes >= 0.76 * p.bytes THEN 'PLAIN' ELSE 'EXTERNAL' END
       FROM (SELECT current_setting('block_size')::integer - 32 AS bytes) p
      -- 68: the row's header, its other columns and its pointer.
      CROSS JOIN (SELECT 68 + p_dimensions * CASE p_storage WHEN 'halfvec' THEN 2 ELSE 4 END AS bytes) r
