@@ -22,7 +22,7 @@ RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT least(1000, greatest(100, 2 * p_candidates,
                                 0.3 * sqrt(greatest(p_vectors, 0)) * CASE WHEN p_share IS NULL THEN 1 ELSE 1.6 END,
-                                CASE WHEN p_share IS NOT NULL THEN 4 * p_candidates / greatest(p_share, 0.001) END))::integer
+                                CASE WHEN p_share IS NOT NULL THEN 5 * p_candidates / greatest(p_share, 0.001) END))::integer
 $$;
 
 -- The path on which pgvector's operators are found, wherever it was installed.
