@@ -147,7 +147,7 @@ class Worker:
 
     def wake(self) -> None:
         """There may be work that somebody waits for: look now, and send it though it fills no call."""
-        self._wake.set()
+        self.look()
         for embedder in self._embedders.values():
             embedder.nudge()
 
@@ -221,7 +221,7 @@ class Worker:
                 self._make_room(len(waiting))
                 for task in running.values():
                     task.add_done_callback(self._wake_up)
-            await asyncio.sleep(min(LOOK_APART_SECONDS, self._options.idle_seconds))
+            await asyncio.sleep(LOOK_APART_SECONDS)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._options.idle_seconds)
         if running:
