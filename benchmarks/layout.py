@@ -24,8 +24,9 @@ from embedmill.core.hashing import HASH_BYTES
 from embedmill.embed.vector_copy import encode_vectors
 
 KINDS = (
-    ("vector", 384), ("vector", 512), ("vector", 768), ("vector", 1024), ("vector", 1280), ("vector", 1536), ("vector", 2000),
-    ("halfvec", 768), ("halfvec", 1024), ("halfvec", 1536), ("halfvec", 2048), ("halfvec", 2560), ("halfvec", 3072),
+    ("vector", 384), ("vector", 512), ("vector", 768), ("vector", 1024), ("vector", 1280), ("vector", 1536),
+    ("vector", 2000), ("halfvec", 768), ("halfvec", 1024), ("halfvec", 1536), ("halfvec", 2048),
+    ("halfvec", 2560), ("halfvec", 3072),
 )  # fmt: skip
 LAYOUTS = ("PLAIN", "EXTERNAL")
 CALL = 1000
