@@ -21,7 +21,7 @@ from psycopg import sql
 from benchmarks.results import save_result, show_table
 from benchmarks.servers import benchmark_database
 from embedmill.core.hashing import HASH_BYTES
-from embedmill.embed.vector_copy import encode_vectors
+from embedmill.embed.vector_copy import VECTOR_COLUMNS, encode_vectors
 
 KINDS = (
     ("vector", 384), ("vector", 512), ("vector", 768), ("vector", 1024), ("vector", 1280), ("vector", 1536),
@@ -57,20 +57,23 @@ def measure(
     connection.execute("DROP TABLE IF EXISTS laid")
     connection.execute(
         sql.SQL(
-            "CREATE TABLE laid (chunk_id bigint PRIMARY KEY, input_hash bytea NOT NULL, embedding {} NOT NULL)"
+            "CREATE TABLE laid (chunk_id bigint PRIMARY KEY, input_hash bytea NOT NULL, embedding {} NOT NULL, "
+            "                   document_id bigint)"
         ).format(kind)
     )
     connection.execute(sql.SQL("ALTER TABLE laid ALTER embedding SET STORAGE {}").format(sql.SQL(layout)))
     connection.execute("CHECKPOINT")
     vectors = np.random.default_rng(7).standard_normal((CALL, dimensions), dtype=np.float32)
+    copy_rows = sql.SQL("COPY laid ({}) FROM STDIN (FORMAT binary)").format(
+        sql.SQL(", ").join(map(sql.Identifier, VECTOR_COLUMNS))
+    )
     server = psutil.Process(connection.info.backend_pid)
     before = _booked(server)
     for first in range(0, rows, CALL):
         count = min(CALL, rows - first)
-        pieces = encode_vectors(
-            range(first, first + count), [bytes(HASH_BYTES)] * count, vectors[:count], range(count), storage
-        )
-        with connection.cursor().copy("COPY laid FROM STDIN (FORMAT binary)") as copy:
+        ids = range(first, first + count)
+        pieces = encode_vectors(ids, ids, [bytes(HASH_BYTES)] * count, vectors[:count], range(count), storage)
+        with connection.cursor().copy(copy_rows) as copy:
             for piece in pieces:
                 copy.write(piece)
     written = _booked(server) - before

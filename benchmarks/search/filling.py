@@ -27,8 +27,8 @@ from embedmill.settings import Settings
 _SQL = load_queries("benchmarks.search", "filling.sql")
 _SIGNATURE, _TRAILER = b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff"
 _ROW = np.dtype(
-    [("fields", ">i2"), ("l1", ">i4"), ("id", ">i8"), ("l2", ">i4"), ("hash", "V16"), ("l3", ">i4"),
-     ("dimensions", ">i2"), ("zero", ">i2"), ("vector", ">f2", (DIMENSIONS,))]
+    [("fields", ">i2"), ("l0", ">i4"), ("document", ">i8"), ("l1", ">i4"), ("id", ">i8"), ("l2", ">i4"),
+     ("hash", "V16"), ("l3", ">i4"), ("dimensions", ">i2"), ("zero", ">i2"), ("vector", ">f2", (DIMENSIONS,))]
 )  # fmt: skip
 _STORED_ROW = np.dtype(
     [("fields", ">i2"), ("l1", ">i4"), ("id", ">i8"), ("l3", ">i4"), ("dimensions", ">i2"), ("zero", ">i2"),
@@ -135,7 +135,8 @@ async def _copy_slab(connection: AsyncConnection[Any], holding: Holding, first: 
                  ordinal * 200 + len(text), 60, "simple", hashes[-1], text)
             )  # fmt: skip
     block = np.zeros(last - first, _ROW)
-    block["fields"], block["l1"], block["l2"] = 3, 8, 16
+    block["fields"], block["l0"], block["l1"], block["l2"] = 4, 8, 8, 16
+    block["document"] = holding.first + np.arange(first, last) // CHUNKS_PER_DOCUMENT + 1
     block["id"] = np.arange(holding.first + first + 1, holding.first + last + 1)
     block["hash"] = np.frombuffer(b"".join(hashes), "V16")
     block["l3"], block["dimensions"] = 4 + 2 * DIMENSIONS, DIMENSIONS

@@ -20,7 +20,7 @@ COPY embedmill.knowledge_chunks (id, tenant_id, pipeline_id, document_id, ordina
      token_count, text_config, content_hash, text) FROM STDIN;
 
 -- name: vectors
-COPY {vectors} (chunk_id, input_hash, embedding) FROM STDIN (FORMAT binary);
+COPY {vectors} (document_id, chunk_id, input_hash, embedding) FROM STDIN (FORMAT binary);
 
 -- name: stored_vectors
 COPY (SELECT chunk_id, embedding FROM {vectors}) TO STDOUT (FORMAT binary);

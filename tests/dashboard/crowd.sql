@@ -79,8 +79,8 @@ SELECT d.tenant_id, d.pipeline_id, d.id, n, n * 400, n * 400 + 400, 90, 'simple'
 
 -- name: vectors
 -- Most chunks have theirs.
-INSERT INTO {vectors} (chunk_id, input_hash, embedding)
-SELECT c.id, c.content_hash, ARRAY(SELECT ((c.id * k) %% 101 - 50)::real / 100 + 0.01 FROM generate_series(1, {dimensions}) AS k)::vector
+INSERT INTO {vectors} (chunk_id, document_id, input_hash, embedding)
+SELECT c.id, c.document_id, c.content_hash, ARRAY(SELECT ((c.id * k) %% 101 - 50)::real / 100 + 0.01 FROM generate_series(1, {dimensions}) AS k)::vector
   FROM embedmill.knowledge_chunks c
  WHERE c.pipeline_id = {pipeline_id} AND c.error_reason IS NULL AND c.document_id %% 10 < 8;
 

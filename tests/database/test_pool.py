@@ -9,8 +9,10 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from embedmill.app import App
 from embedmill.database.pool import Database
 
+ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 
 
@@ -29,11 +31,17 @@ async def hold(one: Database, statement: str, began: asyncio.Event) -> None:
         await connection.execute(statement.encode())
 
 
-async def test_whoever_is_cancelled_within_a_session_leaves_no_lock_and_the_connection(one: Database) -> None:
+async def test_whoever_is_cancelled_within_a_session_leaves_no_lock_and_the_connection(
+    one: Database, app: App
+) -> None:
     ((backend, memory),) = await one.fetch("SELECT pg_backend_pid(), current_setting('maintenance_work_mem')")
     began = asyncio.Event()
     task = asyncio.create_task(hold(one, "SELECT pg_sleep(60)", began))
     await began.wait()
+    async with asyncio.timeout(10):
+        # A server that has not read the statement yet does not hear that it is cancelled.
+        while await app.database.fetch(ASLEEP, (backend,)) != [(1,)]:
+            await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

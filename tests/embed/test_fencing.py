@@ -226,7 +226,7 @@ async def put_vector(app: App, pipeline: Pipeline, chunk_id: int) -> None:
     """As another worker would, coverage and all."""
     await app.database.fetch(
         sql.SQL(
-            "INSERT INTO {} SELECT id, content_hash, array_fill(7, ARRAY[16])::vector "
+            "INSERT INTO {} SELECT id, content_hash, array_fill(7, ARRAY[16])::vector, document_id "
             "FROM embedmill.knowledge_chunks WHERE id = %s"
         ).format(vectors_table(pipeline.generation.id)),
         (chunk_id,),

@@ -22,8 +22,8 @@ async def stand(app: App, pipeline: Pipeline, vectors: int) -> None:
     """So many vectors, counted, of chunks that nobody has."""
     generation = pipeline.generation.id
     await app.database.fetch(
-        f"INSERT INTO embedmill.vectors_{generation} SELECT n, '\\x00', "
-        "       (SELECT array_agg(random()) FROM generate_series(1, 16 + n * 0))::vector "
+        f"INSERT INTO embedmill.vectors_{generation} (chunk_id, input_hash, embedding, document_id) "
+        "SELECT n, '\\x00', (SELECT array_agg(random()) FROM generate_series(1, 16 + n * 0))::vector, n "
         "  FROM generate_series(1, %s) AS n".encode(),
         (vectors,),
     )
@@ -56,6 +56,45 @@ async def test_a_keeper_cancelled_at_any_moment_leaves_no_lock_and_the_next_buil
     )
     assert rows == [(True,)]
     assert await keep_index(app.database, pipeline) is IndexStep.KEEP
+
+
+async def indexes(app: App, pipeline: Pipeline) -> list[str]:
+    """Those of the generation's table that are ready to be used, but for its key."""
+    rows = await app.database.fetch(
+        "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        " WHERE i.indrelid = %s::regclass AND i.indisvalid AND NOT i.indisprimary ORDER BY 1",
+        (f"embedmill.vectors_{pipeline.generation.id}",),
+    )
+    return [name for (name,) in rows]
+
+
+async def test_documents_have_an_index_for_as_long_as_vectors_have(app: App, pipeline: Pipeline) -> None:
+    generation = pipeline.generation.id
+    both = [f"vectors_{generation}_documents", f"vectors_{generation}_hnsw"]
+    await stand(app, pipeline, 1500)
+    await keep_index(app.database, pipeline)
+    assert await indexes(app, pipeline) == both
+    for step, waiting, left in ((IndexStep.DROP, 100_000, []), (IndexStep.BUILD, 0, both)):
+        await app.database.fetch(
+            "WITH gone AS (DELETE FROM embedmill.embedding_queue) "
+            "INSERT INTO embedmill.embedding_queue (tenant_id, generation_id, document_id, first_ordinal, "
+            "    last_ordinal, source_type, source_id) "
+            "SELECT %s, %s, NULL, 0, %s - 1, 'test', 'one' WHERE %s > 0",
+            (pipeline.tenant_id, generation, waiting, waiting),
+        )
+        assert await keep_index(app.database, pipeline) is step
+        assert await indexes(app, pipeline) == left
+
+
+async def test_vectors_of_an_older_release_get_no_index_of_documents(app: App, pipeline: Pipeline) -> None:
+    """It would find only those that say whose they are."""
+    generation = pipeline.generation.id
+    await stand(app, pipeline, 1500)
+    await app.database.fetch(
+        f"UPDATE embedmill.vectors_{generation} SET document_id = NULL WHERE chunk_id = 7".encode()
+    )
+    await keep_index(app.database, pipeline)
+    assert await indexes(app, pipeline) == [f"vectors_{generation}_hnsw"]
 
 
 async def test_while_somebody_loads_nothing_is_built(app: App, pipeline: Pipeline) -> None:

@@ -33,8 +33,8 @@ async def test_every_vector_that_is_to_stand_in_its_row_fits(app: App, storage: 
         )
         generation = pipeline.generation.id
         await app.database.fetch(
-            f"INSERT INTO embedmill.vectors_{generation} SELECT n, %s, "
-            f"(SELECT array_agg(random()) FROM generate_series(1, {dimensions} + 0 * n))::{storage} "
+            f"INSERT INTO embedmill.vectors_{generation} (chunk_id, input_hash, embedding, document_id) SELECT n, %s, "
+            f"(SELECT array_agg(random()) FROM generate_series(1, {dimensions} + 0 * n))::{storage}, n "
             "FROM generate_series(1, 3) AS n".encode(),
             (bytes(16),),
         )

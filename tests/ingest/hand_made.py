@@ -49,7 +49,7 @@ async def embed_all(app: App, pipeline: Pipeline) -> None:
             ours = [item for item in items if item.id in held]
             added = await connection.execute(
                 sql.SQL(
-                    "INSERT INTO {} SELECT id, content_hash, array_fill(1, ARRAY[16])::vector "
+                    "INSERT INTO {} SELECT id, content_hash, array_fill(1, ARRAY[16])::vector, document_id "
                     "  FROM embedmill.knowledge_chunks WHERE document_id = ANY (%s) AND error_reason IS NULL "
                     "ON CONFLICT DO NOTHING"
                 ).format(vectors_table(generation)),

@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from embedmill.app import App
+from embedmill.core.indexing import INDEX_DEPTH
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import SERVICE_ROLE, Database
 from embedmill.embed.generations import keep_index
@@ -58,6 +59,24 @@ async def test_a_filter_that_leaves_few_is_answered_exactly(full: tuple[App, Pip
     assert (len(found), {hit.source_id for hit in found}) == (50, {"/shelf/0"})
 
 
+async def test_vectors_that_an_older_release_wrote_are_found_too(
+    full: tuple[App, Pipeline, Searcher],
+) -> None:
+    """They do not say whose they are; the index of documents stands already."""
+    app, pipeline, searcher = full
+    every = {}
+    for language in ("en", "de"):
+        where = Filter(metadata={"lang": language})
+        every[language] = await searcher.search("volume0 page 7", mode=Mode.VECTOR, limit=30, where=where)
+    await app.database.fetch(
+        f"UPDATE embedmill.vectors_{pipeline.generation.id} SET document_id = NULL WHERE chunk_id % 2 = 0".encode()
+    )
+    for language, expected in every.items():
+        where = Filter(metadata={"lang": language})
+        found = await searcher.search("volume0 page 7", mode=Mode.VECTOR, limit=30, where=where)
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected])
+
+
 async def test_a_filter_that_leaves_many_is_answered_by_the_index(
     full: tuple[App, Pipeline, Searcher],
 ) -> None:
@@ -87,13 +106,32 @@ async def test_a_scan_that_ends_before_the_page_is_full_is_made_good(
     assert len(found) == 500
 
 
-async def test_the_rarer_what_passes_the_deeper_the_index_is_searched(app: App) -> None:
+@pytest.mark.parametrize(
+    ("options", "depths"),
+    [
+        ([f"ef_construction={INDEX_DEPTH}"], [200, 320, 330, 660, 1000, 1000]),
+        (None, [300, 480, 495, 990, 1000, 1000]),  # an older release built it
+    ],
+)
+async def test_the_rarer_what_passes_the_deeper_the_index_is_searched(
+    app: App, options: list[str] | None, depths: list[int]
+) -> None:
     """And without a filter no deeper than the number of vectors asks for; pgvector takes no more than a thousand."""
     rows = await app.database.fetch(
-        "SELECT embedmill.scan_depth(1e6, 10, share) "
-        "FROM unnest(ARRAY[NULL, 1, 0.1, 0.05, 0.001, 0]::float8[]) WITH ORDINALITY AS s (share, place) ORDER BY place"
+        "SELECT embedmill.scan_depth(1e6, 10, share, %s) "
+        "FROM unnest(ARRAY[NULL, 1, 0.1, 0.05, 0.001, 0]::float8[]) WITH ORDINALITY AS s (share, place) ORDER BY place",
+        (options,),
     )
-    assert [row[0] for row in rows] == [300, 480, 500, 1000, 1000, 1000]
+    assert [row[0] for row in rows] == depths
+
+
+async def test_the_index_says_how_it_was_built(full: tuple[App, Pipeline, Searcher]) -> None:
+    app, pipeline, _ = full
+    rows = await app.database.fetch(
+        "SELECT reloptions FROM pg_class WHERE oid = to_regclass(%s)",
+        (f"embedmill.vectors_{pipeline.generation.id}_hnsw",),
+    )
+    assert rows == [([f"ef_construction={INDEX_DEPTH}"],)]
 
 
 async def test_many_are_filtered_without_an_index(full: tuple[App, Pipeline, Searcher]) -> None:

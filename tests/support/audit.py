@@ -12,7 +12,7 @@ from embedmill.database.queries import vectors_table
 
 
 async def assert_books_balance(app: App) -> None:
-    """Coverage counters equal a recount; no vector without its chunk or beside another text; no item both live
+    """Coverage counters equal a recount; no vector without its chunk, of another document or text; no item both live
     and ended, or ended twice; a completed job's counts are those of its document's chunks."""
     database = app.database
     for (generation_id,) in await database.fetch("SELECT id FROM embedmill.generations ORDER BY id"):
@@ -50,10 +50,11 @@ async def _assert_vectors(app: App, generation_id: int) -> None:
         sql.SQL(
             "SELECT v.chunk_id FROM {vectors} v LEFT JOIN embedmill.knowledge_chunks c ON c.id = v.chunk_id "
             " WHERE c.id IS NULL OR c.error_reason IS NOT NULL OR c.content_hash <> v.input_hash "
+            "    OR v.document_id IS DISTINCT FROM c.document_id "
             "    OR c.content_hash <> substring(sha256(convert_to(c.text, 'UTF8')) FROM 1 FOR 16)"
         ).format(vectors=vectors_table(generation_id))
     )
-    assert wrong == [], f"vectors without a chunk, or beside another text: {wrong}"
+    assert wrong == [], f"vectors without a chunk, of another document or text: {wrong}"
 
 
 async def _assert_jobs(app: App) -> None:

@@ -1,7 +1,7 @@
 -- name: stage
 -- A table of the session's own for one response's vectors.
 CREATE TEMP TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS
-    AS SELECT chunk_id, input_hash, embedding FROM {vectors} WITH NO DATA;
+    AS SELECT chunk_id, document_id, input_hash, embedding FROM {vectors} WITH NO DATA;
 
 -- name: copy
 COPY {stage} ({columns}) FROM STDIN (FORMAT binary);

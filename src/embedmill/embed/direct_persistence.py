@@ -111,7 +111,10 @@ class DirectPersistence:
             ]
             if ours:
                 chunk_ids, hashes, rows = ([o[0] for o in ours], [o[1] for o in ours], [o[2] for o in ours])
-                pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
+                document_ids = [work.document_id] * len(chunk_ids)
+                pieces = encode_vectors(
+                    chunk_ids, document_ids, hashes, vectors, rows, self._generation.storage
+                )
                 into_columns = bool(recorded and recorded[1])
                 await store_vectors(connection, self._generation.id, pieces, into_columns=into_columns)
             await self._books.record_usage(connection, call, {work.job_id})

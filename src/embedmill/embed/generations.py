@@ -1,5 +1,6 @@
-"""The index of a generation: built once a bulk load is done, dropped before a large one. Owns the doing; the
-rule is core/indexing.py. Search reads exactly while there is no index, so it is right either way."""
+"""The indexes of a generation, of its vectors and of their documents: built once a bulk load is done, dropped before a
+large one. Owns the doing; the rule is core/indexing.py. Search reads exactly while there is none, so it is right either
+way."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from embedmill.core.indexing import IndexStep, next_index_step
+from embedmill.core.indexing import INDEX_DEPTH, IndexStep, next_index_step
 from embedmill.database.pipelines import Generation, Pipeline
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries, vectors_table
@@ -43,47 +44,69 @@ async def loading(database: Database, pipeline: Pipeline) -> AsyncIterator[None]
 
 
 async def _step(connection: Connection, generation: Generation, *, may_build: bool) -> IndexStep:
-    name = f"vectors_{generation.id}_hnsw"
-    index = sql.Identifier("embedmill", name)
+    index, of_documents = _names(generation)
     cursor = await connection.execute(
-        _SQL["index_facts"], {"generation_id": generation.id, "index_name": name}
+        _SQL["index_facts"], {"generation_id": generation.id, "index_name": index}
     )
     row = await cursor.fetchone()
     embedded, waiting, is_loading, is_valid = row if row else (0, 0, False, None)
     if is_valid is False and may_build:
-        await connection.execute(_SQL["drop_index"].format(index=index))
+        await _drop(connection, index)
         is_valid = None
     step = next_index_step(
         embedded=embedded or 0, waiting=waiting, has_index=is_valid is not None, is_loading=is_loading
     )
     if step is IndexStep.DROP:
         _log.info("index dropped for a bulk load", generation_id=generation.id, waiting=waiting)
-        await connection.execute(_SQL["drop_index"].format(index=index))
+        await _drop(connection, index)
+        await _drop(connection, of_documents)
     elif step is IndexStep.BUILD and may_build:
         _log.info("index building", generation_id=generation.id, vectors=embedded)
-        await _build(connection, generation, index, embedded)
+        await _build_of_documents(connection, generation)
+        await _build(connection, generation, embedded)
     else:
         return IndexStep.KEEP
     return step
 
 
-async def _build(
-    connection: Connection, generation: Generation, index: sql.Identifier, embedded: int
-) -> None:
+async def _build_of_documents(connection: Connection, generation: Generation) -> None:
+    """Where each vector knows its document: else it would serve nobody."""
+    vectors = vectors_table(generation.id)
+    _, index = _names(generation)
+    await _drop(connection, index)  # one that was left half-built
+    cursor = await connection.execute(_SQL["knows_all_documents"].format(vectors=vectors))
+    if await cursor.fetchone() == (True,):
+        await connection.execute(
+            _SQL["build_index_of_documents"].format(index=sql.Identifier(index), vectors=vectors)
+        )
+
+
+async def _build(connection: Connection, generation: Generation, embedded: int) -> None:
     scalar_bytes = 4 if generation.storage == "vector" else 2
     await connection.execute(
         _SQL["more_memory"], {"embedded": embedded, "vector_bytes": scalar_bytes * generation.dimensions}
     )
     vectors = vectors_table(generation.id)
+    index, _ = _names(generation)
     await connection.execute(
         _SQL["build_index"].format(
-            # The name of an index carries no schema: it stands where its table stands.
-            index=sql.Identifier(f"vectors_{generation.id}_hnsw"),
+            index=sql.Identifier(index),
             vectors=vectors,
             operators=sql.Identifier(f"{generation.storage}_cosine_ops"),
+            depth=sql.Literal(INDEX_DEPTH),
         )
     )
     await connection.execute(_SQL["analyze"].format(vectors=vectors))
+
+
+async def _drop(connection: Connection, index: str) -> None:
+    await connection.execute(_SQL["drop_index"].format(index=sql.Identifier("embedmill", index)))
+
+
+def _names(generation: Generation) -> tuple[str, str]:
+    """Of the index of vectors and of that of their documents. They carry no schema: an index stands where its table
+    stands."""
+    return f"vectors_{generation.id}_hnsw", f"vectors_{generation.id}_documents"
 
 
 async def _lock(connection: Connection, generation: Generation) -> bool:

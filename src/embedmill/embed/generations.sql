@@ -50,7 +50,14 @@ SELECT set_config('maintenance_work_mem',
     greatest(262144, least(2097152, (%(embedded)s::bigint * (%(vector_bytes)s + 800)) / 1024))::text || 'kB', false);
 
 -- name: build_index
-CREATE INDEX CONCURRENTLY {index} ON {vectors} USING hnsw (embedding {operators});
+CREATE INDEX CONCURRENTLY {index} ON {vectors} USING hnsw (embedding {operators}) WITH (ef_construction = {depth});
+
+-- name: knows_all_documents
+-- Rows that an older release wrote do not say whose they are.
+SELECT NOT EXISTS (SELECT FROM {vectors} WHERE document_id IS NULL);
+
+-- name: build_index_of_documents
+CREATE INDEX CONCURRENTLY {index} ON {vectors} (document_id);
 
 -- name: drop_index
 DROP INDEX CONCURRENTLY IF EXISTS {index};

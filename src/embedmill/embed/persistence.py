@@ -78,7 +78,11 @@ class Persistence:
             written, hashes, rows = self._select_targets(call, units, held, skip, holdings)
             if written.ours:
                 chunk_ids = [target.chunk_id for target in written.ours]
-                pieces = encode_vectors(chunk_ids, hashes, vectors, rows, self._generation.storage)
+                documents = {item.id: item.document_id for item in items}
+                document_ids = [documents[target.item_id] for target in written.ours]
+                pieces = encode_vectors(
+                    chunk_ids, document_ids, hashes, vectors, rows, self._generation.storage
+                )
                 await store_vectors(connection, self._generation.id, pieces, into_columns=into_columns)
             await self._books.record_usage(connection, call, {item.job_id for item in items})
             outcome = await self._settle(connection, items, held, written, holdings, done)

@@ -15,8 +15,8 @@ CREATE OR REPLACE FUNCTION embedmill.vector_layout(p_storage text, p_dimensions 
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN p.bytes / r.bytes * r.bytes >= 0.76 * p.bytes THEN 'PLAIN' ELSE 'EXTERNAL' END
       FROM (SELECT current_setting('block_size')::integer - 32 AS bytes) p
-     -- 68: the row's header, its other columns and its pointer.
-     CROSS JOIN (SELECT 68 + p_dimensions * CASE p_storage WHEN 'halfvec' THEN 2 ELSE 4 END AS bytes) r
+     -- 76: the row's header, its other columns and its pointer.
+     CROSS JOIN (SELECT 76 + p_dimensions * CASE p_storage WHEN 'halfvec' THEN 2 ELSE 4 END AS bytes) r
 $$;
 
 -- Makes the next generation of a pipeline with its table embedmill.vectors_<id>; returns its id. Generations of the same
@@ -65,7 +65,8 @@ BEGIN
     -- No foreign key: it would cost a lookup for each vector. The trigger chunks_deleted keeps the tables
     -- together, and persistence is fenced by the queue item that whoever changes chunks takes first.
     EXECUTE format(
-        'CREATE TABLE embedmill.%I (chunk_id bigint PRIMARY KEY, input_hash bytea NOT NULL, embedding %s(%s) NOT NULL)',
+        'CREATE TABLE embedmill.%I (chunk_id bigint PRIMARY KEY, input_hash bytea NOT NULL, embedding %s(%s) NOT NULL, '
+        '                           document_id bigint)',
         v_table, p_storage::regtype, p_dimensions);
     EXECUTE format('ALTER TABLE embedmill.%I ALTER COLUMN embedding SET STORAGE %s',
                    v_table, embedmill.vector_layout(p_storage, p_dimensions));

@@ -74,9 +74,10 @@ DECLARE
     v_served bigint[];
 BEGIN
     RETURN QUERY EXECUTE format(
-        'INSERT INTO embedmill.%I (chunk_id, input_hash, embedding)'
-        ' SELECT w.chunk_id, v.input_hash, v.embedding'
+        'INSERT INTO embedmill.%I (chunk_id, input_hash, embedding, document_id)'
+        ' SELECT w.chunk_id, v.input_hash, v.embedding, c.document_id'
         '   FROM unnest($1, $2) AS w (chunk_id, donor) JOIN embedmill.%I v ON v.chunk_id = w.donor'
+        '   JOIN embedmill.knowledge_chunks c ON c.id = w.chunk_id'
         '  WHERE v.embedding IS NOT NULL'
         ' ON CONFLICT (chunk_id) DO NOTHING RETURNING chunk_id',
         'vectors_' || p_generation_id, 'vectors_' || p_donor_generation_id)
@@ -95,8 +96,8 @@ BEGIN
             PERFORM set_config('lock_timeout', '300ms', true);
             EXECUTE format(
                 'WITH served AS ('
-                'INSERT INTO embedmill.%I (chunk_id, input_hash, embedding)'
-                ' SELECT p.chunk_id, v.input_hash, t.%I'
+                'INSERT INTO embedmill.%I (chunk_id, input_hash, embedding, document_id)'
+                ' SELECT p.chunk_id, v.input_hash, t.%I, c.document_id'
                 '   FROM unnest($1, $2) AS p (chunk_id, donor)'
                 '   JOIN embedmill.%I v ON v.chunk_id = p.donor AND v.embedding IS NULL'
                 '   JOIN embedmill.knowledge_chunks d ON d.id = p.donor AND d.record_source_id = $3'

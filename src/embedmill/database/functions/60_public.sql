@@ -172,8 +172,8 @@ BEGIN
     SELECT * INTO STRICT g FROM embedmill.generations WHERE id = q.generation_id;
     EXECUTE format(
         'WITH written AS ('
-        'INSERT INTO embedmill.%I (chunk_id, input_hash, embedding) '
-        'SELECT c.id, substring(sha256(convert_to($4 || c.text, ''UTF8'')) FROM 1 FOR 16), e.embedding::%s(%s) '
+        'INSERT INTO embedmill.%I (chunk_id, input_hash, embedding, document_id) '
+        'SELECT c.id, substring(sha256(convert_to($4 || c.text, ''UTF8'')) FROM 1 FOR 16), e.embedding::%s(%s), c.document_id '
         '  FROM unnest($1, $2) AS e (chunk_id, embedding) '
         '  JOIN embedmill.knowledge_chunks c ON c.id = e.chunk_id '
         ' WHERE c.document_id = $3 AND c.ordinal BETWEEN $5 AND $6 AND c.chunk_set = $7 AND c.error_reason IS NULL '

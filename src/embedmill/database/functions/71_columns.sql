@@ -215,8 +215,9 @@ DECLARE
     v_chunks bigint[];
 BEGIN
     EXECUTE format('SELECT array_agg(chunk_id) FROM %s', v_stage) INTO v_chunks;
-    EXECUTE format('INSERT INTO embedmill.%I (chunk_id, input_hash, embedding)'
-                   ' SELECT chunk_id, input_hash, CASE WHEN chunk_id = ANY ($1) THEN NULL ELSE embedding END FROM %s',
+    EXECUTE format('INSERT INTO embedmill.%I (chunk_id, input_hash, embedding, document_id)'
+                   ' SELECT chunk_id, input_hash, CASE WHEN chunk_id = ANY ($1) THEN NULL ELSE embedding END, document_id'
+                   '   FROM %s',
                    'vectors_' || p_generation_id, v_stage)
     USING embedmill.put_into_columns(p_generation_id, v_stage, v_chunks);
 END
@@ -303,8 +304,8 @@ BEGIN
                         WHERE r.record_source_id = p_record_source_id AND r.keys @> ARRAY[d.source_id]));
     EXECUTE format(
         'WITH adopted AS ('
-        '  INSERT INTO embedmill.%I (chunk_id, input_hash, embedding)'
-        '  SELECT c.id, substring(sha256(convert_to($4 || c.text, ''UTF8'')) FROM 1 FOR 16), NULL'
+        '  INSERT INTO embedmill.%I (chunk_id, input_hash, embedding, document_id)'
+        '  SELECT c.id, substring(sha256(convert_to($4 || c.text, ''UTF8'')) FROM 1 FOR 16), NULL, w.id'
         '    FROM embedmill.knowledge_documents w'
         '    JOIN embedmill.knowledge_chunks c'
         '      ON c.document_id = w.id AND c.chunk_set = $5 AND c.error_reason IS NULL'

@@ -202,7 +202,11 @@ BEGIN
       FROM pg_class c WHERE c.oid = coalesce(t.relation, format('embedmill.%I', 'vectors_' || g.id)::regclass);
     v_reach := embedmill.scan_reach(v_vectors, p_limit);
     PERFORM set_config('hnsw.ef_search', embedmill.scan_depth(
-                v_vectors, p_limit, embedmill.passing_share(s.pipeline_id, NULL, p_filter))::text, true);
+                v_vectors, p_limit, embedmill.passing_share(s.pipeline_id, NULL, p_filter),
+                -- (That of a column is its owner's.)
+                (SELECT c.reloptions FROM pg_class c
+                  WHERE t.target_column IS NULL AND c.oid = to_regclass(format('embedmill.vectors_%s_hnsw', g.id)))
+            )::text, true);
     SELECT count(*) INTO v_found
       FROM (SELECT FROM embedmill.knowledge_documents d
              WHERE d.record_source_id = s.id AND d.metadata @> p_filter LIMIT v_reach + 1) found;

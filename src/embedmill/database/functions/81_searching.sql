@@ -15,14 +15,17 @@ $$;
 
 -- How many candidates that scan keeps (hnsw.ef_search): the more vectors, the more, for a recall that stays. Where a filter
 -- leaves p_share of all (NULL: no filter), the k-th candidate is the k / p_share-th of all, and several times as many have
--- to be kept for the nearest to be among them (benchmarks/search).
+-- to be kept for the nearest to be among them; half as many again in an index that an older release built, with less care
+-- (p_options: those of the index; benchmarks/search).
 CREATE OR REPLACE FUNCTION embedmill.scan_depth(
-    p_vectors double precision, p_candidates integer, p_share double precision)
+    p_vectors double precision, p_candidates integer, p_share double precision, p_options text[])
 RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT least(1000, greatest(100, 2 * p_candidates,
-                                0.3 * sqrt(greatest(p_vectors, 0)) * CASE WHEN p_share IS NULL THEN 1 ELSE 1.6 END,
-                                CASE WHEN p_share IS NOT NULL THEN 5 * p_candidates / greatest(p_share, 0.001) END))::integer
+    SELECT least(1000, greatest(
+               100, 2 * p_candidates,
+               CASE WHEN p_options @> '{ef_construction=200}' THEN 1 ELSE 1.5 END * greatest(
+                   0.2 * sqrt(greatest(p_vectors, 0)) * CASE WHEN p_share IS NULL THEN 1 ELSE 1.6 END,
+                   CASE WHEN p_share IS NOT NULL THEN 3.3 * p_candidates / greatest(p_share, 0.001) END)))::integer
 $$;
 
 -- The path on which pgvector's operators are found, wherever it was installed.
@@ -71,7 +74,9 @@ $$;
 
 -- Nearest vectors first, of those in the generation's own table. p_query: as pgvector reads it; p_source: as LIKE reads it;
 -- of the filter, what is NULL is not asked. What a filter leaves is counted, and compared one by one where it is little
--- (distances are kept apart from the order, for which the planner would take the index: that stops before it has seen all).
+-- (distances are kept apart from the order, for which the planner would take the index: that stops before it has seen all):
+-- found by the index of documents, where that stands, else by their chunks, as what an older release wrote without saying
+-- whose it is.
 -- Else the scan of the index goes on past what does not pass; where it ends before the page is full, what is left is
 -- nowhere near, and is compared one by one after all.
 CREATE OR REPLACE FUNCTION embedmill.search_vectors(
@@ -83,10 +88,12 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     g embedmill.generations;
     v_vectors double precision;     -- how many, by the statistics; NULL without an index
+    v_options text[];               -- of the index
     v_reach integer;
     v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
     v_share double precision;       -- of the documents that the filter leaves, by a sample; NULL without one
     v_documents bigint[];           -- those that a filter leaves, where these are few
+    v_has_index boolean;            -- of the documents that vectors are of
     v_ids bigint[];
     v_similarities double precision[];
     v_distance text;
@@ -96,8 +103,8 @@ BEGIN
     IF g.id IS NULL OR NOT embedmill.caller_sees(g.tenant_id) THEN
         RETURN;
     END IF;
-    SELECT c.reltuples INTO v_vectors
-      FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+    SELECT c.reltuples, x.reloptions INTO v_vectors, v_options
+      FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
      WHERE i.indexrelid = to_regclass(format('embedmill.vectors_%s_hnsw', g.id)) AND i.indisvalid;
     v_reach := embedmill.scan_reach(v_vectors, p_limit);
     IF v_filtered THEN
@@ -106,7 +113,7 @@ BEGIN
     END IF;
     PERFORM set_config('search_path', embedmill.path_of_vectors(), true),
             set_config('hnsw.max_scan_tuples', coalesce(v_reach, 20000)::text, true),
-            set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, v_share)::text, true);
+            set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, v_share, v_options)::text, true);
     v_distance := format('v.embedding <=> $1::%s(%s)', g.storage::regtype, g.dimensions);
     v_near := format('SELECT v.chunk_id, 1 - (%1$s) AS similarity FROM embedmill.%2$I v WHERE v.embedding IS NOT NULL',
                      v_distance, 'vectors_' || g.id);
@@ -123,8 +130,9 @@ BEGIN
             'SELECT array_agg(n.chunk_id), array_agg(n.similarity) FROM (%s'
             '   AND (SELECT ($3 IS NULL OR d.id = $3) AND ($4 IS NULL OR d.source_id LIKE $4)'
             '               AND ($5 IS NULL OR d.metadata @> $5)'
-            '          FROM embedmill.knowledge_chunks c JOIN embedmill.knowledge_documents d ON d.id = c.document_id'
-            '         WHERE c.id = v.chunk_id)'
+            '          FROM embedmill.knowledge_documents d'
+            '         WHERE d.id = coalesce(v.document_id, (SELECT c.document_id FROM embedmill.knowledge_chunks c'
+            '                                                WHERE c.id = v.chunk_id)))'
             ' ORDER BY %s LIMIT $2) n', v_near, v_distance)
         INTO v_ids, v_similarities USING p_query, p_limit, p_document_id, p_source, p_metadata;
         IF cardinality(v_ids) = p_limit THEN
@@ -133,13 +141,25 @@ BEGIN
         END IF;
         v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, NULL);
     END IF;
+    SELECT coalesce(bool_or(i.indisvalid), false) INTO v_has_index
+      FROM pg_index i WHERE i.indexrelid = to_regclass(format('embedmill.vectors_%s_documents', g.id));
     RETURN QUERY EXECUTE format(
         -- (The sub-selects hide the arrays from the planner, which would weigh each of their thousands of numbers.)
-        'SELECT chunk_id, similarity FROM ('
-        '    %s AND v.chunk_id = ANY ((SELECT ARRAY('
-        '        SELECT c.id FROM embedmill.knowledge_chunks c'
-        '         WHERE c.document_id = ANY ((SELECT $3)::bigint[]) AND c.chunk_set = $4))::bigint[])'
-        ' OFFSET 0) measured ORDER BY similarity DESC LIMIT $2', v_near)
+        CASE WHEN v_has_index THEN
+            'SELECT chunk_id, similarity FROM ('
+            '    %1$s AND v.document_id = ANY ((SELECT $3)::bigint[])'
+            '    UNION ALL'
+            '    %1$s AND v.document_id IS NULL'
+            '         AND EXISTS (SELECT FROM embedmill.knowledge_chunks c'
+            '                      WHERE c.id = v.chunk_id AND c.document_id = ANY ((SELECT $3)::bigint[]))'
+            ' OFFSET 0) measured ORDER BY similarity DESC LIMIT $2'
+        ELSE
+            'SELECT chunk_id, similarity FROM ('
+            '    %1$s AND v.chunk_id = ANY ((SELECT ARRAY('
+            '        SELECT c.id FROM embedmill.knowledge_chunks c'
+            '         WHERE c.document_id = ANY ((SELECT $3)::bigint[]) AND c.chunk_set = $4))::bigint[])'
+            ' OFFSET 0) measured ORDER BY similarity DESC LIMIT $2'
+        END, v_near)
     USING p_query, p_limit, v_documents, g.chunk_set;
 END
 $$;
