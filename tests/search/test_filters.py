@@ -109,8 +109,8 @@ async def test_a_scan_that_ends_before_the_page_is_full_is_made_good(
 @pytest.mark.parametrize(
     ("options", "depths"),
     [
-        ([f"ef_construction={INDEX_DEPTH}"], [200, 320, 330, 660, 1000, 1000]),
-        (None, [300, 480, 495, 990, 1000, 1000]),  # an older release built it
+        ([f"ef_construction={INDEX_DEPTH}"], [200, 280, 280, 560, 1000, 1000]),
+        (None, [360, 504, 504, 1000, 1000, 1000]),  # an older release built it
     ],
 )
 async def test_the_rarer_what_passes_the_deeper_the_index_is_searched(

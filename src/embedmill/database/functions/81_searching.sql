@@ -15,7 +15,7 @@ $$;
 
 -- How many candidates that scan keeps (hnsw.ef_search): the more vectors, the more, for a recall that stays. Where a filter
 -- leaves p_share of all (NULL: no filter), the k-th candidate is the k / p_share-th of all, and several times as many have
--- to be kept for the nearest to be among them; half as many again in an index that an older release built, with less care
+-- to be kept for the nearest to be among them; nearly twice as many in an index that an older release built, with less care
 -- (p_options: those of the index; benchmarks/search).
 CREATE OR REPLACE FUNCTION embedmill.scan_depth(
     p_vectors double precision, p_candidates integer, p_share double precision, p_options text[])
@@ -23,9 +23,9 @@ RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT least(1000, greatest(
                100, 2 * p_candidates,
-               CASE WHEN p_options @> '{ef_construction=200}' THEN 1 ELSE 1.5 END * greatest(
-                   0.2 * sqrt(greatest(p_vectors, 0)) * CASE WHEN p_share IS NULL THEN 1 ELSE 1.6 END,
-                   CASE WHEN p_share IS NOT NULL THEN 3.3 * p_candidates / greatest(p_share, 0.001) END)))::integer
+               CASE WHEN p_options @> '{ef_construction=200}' THEN 1 ELSE 1.8 END * greatest(
+                   0.2 * sqrt(greatest(p_vectors, 0)) * CASE WHEN p_share IS NULL THEN 1 ELSE 1.4 END,
+                   CASE WHEN p_share IS NOT NULL THEN 2.8 * p_candidates / greatest(p_share, 0.001) END)))::integer
 $$;
 
 -- The path on which pgvector's operators are found, wherever it was installed.
