@@ -45,7 +45,7 @@ def test_an_interrupted_run_ends_in_order_and_is_not_paid_twice(database: str, t
         assert provider.stats()["most_paid_for_one_input"] == 1
 
 
-def test_an_ingest_that_builds_its_index_ends_at_once_and_leaves_it_to_the_next(
+def test_an_ingest_that_builds_its_indexes_ends_at_once_and_leaves_them_to_the_next(
     database: str, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus"
@@ -54,7 +54,10 @@ def test_an_ingest_that_builds_its_index_ends_at_once_and_leaves_it_to_the_next(
         (corpus / f"{number}.md").write_text(
             "\n\n".join(f"# {number} {i}\n\nOf {number} {i}." for i in range(12))
         )
-    index = "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname LIKE '%_hnsw'"
+    indexes = (
+        "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        " WHERE c.relname ~ '^vectors_[0-9]+_(documents|hnsw)$'"
+    )
     with (
         start_provider(dimensions=32) as provider,
         psycopg.connect(database) as older,
@@ -69,14 +72,14 @@ def test_an_ingest_that_builds_its_index_ends_at_once_and_leaves_it_to_the_next(
         older.execute("SELECT 1")  # a concurrent build waits for snapshots that are older than it
         running = command.start("ingest", str(corpus), "-p", "counted", "--json")
         deadline = time.monotonic() + 60
-        while not watching.execute(index).fetchall():
+        while not watching.execute(indexes).fetchall():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert command.json("status")["queue"]["pending"] == 0, "it is not begun before all is embedded"
+        assert command.json("status")["queue"]["pending"] == 0, "they are not begun before all is embedded"
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)
         assert running.returncode == 130, err
         assert json.loads(out)["coverage_percent"] == 100.0
         older.rollback()
         command.json("ingest", str(corpus), "-p", "counted")
-        assert watching.execute(index).fetchall() == [(True,)]
+        assert watching.execute(indexes).fetchall() == [(True,), (True,)]
