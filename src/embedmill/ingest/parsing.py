@@ -180,7 +180,7 @@ class ParserPool:
                 self._part_from(child, gently=False)
         if not isinstance(ready, ChildReady):
             raise ConfigurationError(
-                f"The parsing process does not start ({child.last_words() or 'it says nothing'}); "
+                f"The parsing process does not start ({await child.last_words() or 'it says nothing'}); "
                 "check the installation with `embedmill doctor`."
             )
         return child

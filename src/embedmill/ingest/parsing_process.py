@@ -142,8 +142,9 @@ class ParsingProcess:
         """Whether somebody waits for its reply."""
         return self._receiving
 
-    def last_words(self) -> str:
-        """The last line that the process wrote to its stderr."""
+    async def last_words(self) -> str:
+        """The last line that the process, which has ended, wrote to its stderr."""
+        await asyncio.wait([self._listening], timeout=_GOODBYE_SECONDS)
         lines = self._tail.decode("utf-8", "replace").strip().splitlines()
         return lines[-1].strip() if lines else ""
 
