@@ -135,6 +135,34 @@ def test_a_slow_feed_is_not_held_back_and_an_interrupt_loses_nothing(
     assert b"stopped: everything up to line 4 is written" in err
 
 
+@pytest.mark.parametrize("through", ["standard input", "a file"])
+def test_an_interrupt_ends_it_while_its_feed_stays_open(
+    command: CommandLine, database: str, tmp_path: Path, through: str
+) -> None:
+    fifo = tmp_path / "feed"
+    os.mkfifo(fifo)
+    file = "-" if through == "standard input" else str(fifo)
+    feed = os.open(fifo, os.O_RDWR)  # for both: opening waits for nobody
+    with subprocess.Popen(
+        [EMBEDMILL, "shards", "import", "--jsonl", file, "--type", "t"],
+        env=command.environment,
+        stdin=feed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            os.write(feed, line("a", content="c"))
+            while not shards_of(database):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            os.close(feed)
+    assert (process.returncode, out) == (130, b"1 line: 1 applied\n"), err
+    assert err == b"stopped: everything up to line 1 is written\n"
+
+
 def test_a_pipeline_that_does_not_exist_ends_at_once(command: CommandLine) -> None:
     _, err = imported(command, line("a", content="c"), "--type", "t", "--pipeline", "nothing", status=1)
     assert "there is no pipeline 'nothing'" in err

@@ -12,13 +12,15 @@ import pytest
 from embedmill.database.migrator import migrate
 from embedmill.database.server import check_server, describe_connection_error
 from embedmill.errors import DatabaseUnreachableError, DatabaseUnsuitableError
-from tests.support.postgres import DEBIAN_15, TestServer, own_postgres, with_database
+from tests.support.postgres import DEBIAN_15, EXTENSIONS_OF_DEBIAN_15, TestServer, own_postgres, with_database
 
 
 @pytest.fixture(scope="module")
 def without_pgvector() -> Iterator[str]:
     if not (DEBIAN_15 / "postgres").exists():
         pytest.skip("Debian's PostgreSQL 15 is not installed here")
+    if (EXTENSIONS_OF_DEBIAN_15 / "vector.control").exists():
+        pytest.skip("Debian's PostgreSQL 15 has pgvector here")
     with own_postgres(DEBIAN_15) as url:
         yield url
 

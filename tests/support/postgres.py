@@ -30,6 +30,7 @@ from embedmill.database.embedded_account import Account, choose_account
 from embedmill.database.embedded_cluster import ENVIRONMENT
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+EXTENSIONS_OF_DEBIAN_15 = Path("/usr/share/postgresql/15/extension")
 _MEMORY = Path("/dev/shm")  # noqa: S108 - each of us makes a folder of its own there
 _ROOM_BYTES = 3 << 30
 

@@ -58,7 +58,7 @@ def import_(source: Any, shard_type: str | None, pipeline: str | None, as_json: 
             on_batch=progress.tell,
         )
         _stop_at_signals(stream, interrupted)
-        counts = await stream.run(source)
+        counts = await stream.run(source.fileno())
         progress.end()
         return counts
 

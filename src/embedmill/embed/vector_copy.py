@@ -29,7 +29,7 @@ def check_storable(vectors: Vectors, storage: str) -> None:
     """Raise BadResponseError where a halfvec cannot hold a number: it would become infinite."""
     if storage != "halfvec" or not vectors.size:
         return
-    largest = max(float(vectors.max()), -float(vectors.min()))
+    largest = max(float(np.max(vectors)), -float(np.min(vectors)))
     if largest >= _BEYOND_HALF:
         raise BadResponseError(
             f"a number of a vector is too large for halfvec ({largest:.4g}): make a pipeline with --storage vector"

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -22,14 +23,6 @@ LONGEST_LINE_BYTES = 64 * 1024 * 1024
 LINGER_SECONDS = 0.5
 _PIECE_BYTES = 256 * 1024
 _PIECES_AHEAD = 8
-
-
-class Source(Protocol):
-    """Bytes as they come."""
-
-    def read1(self, size: int, /) -> bytes:
-        """What is there, at least a byte; b"" at the end."""
-        ...
 
 
 class StreamCounts(msgspec.Struct):
@@ -75,9 +68,9 @@ class ShardStream:
         """What was read so far is written, and no more is read."""
         self._stopping.set()
 
-    async def run(self, source: Source) -> StreamCounts:
-        """Raises DatabaseError where the database stays away."""
-        pieces = _Pieces(source)
+    async def run(self, file: int) -> StreamCounts:
+        """Read a file descriptor to its end. Raises DatabaseError where the database stays away."""
+        pieces = _Pieces(file)
         lines = _Lines()
         pieces.start()
         stopped = asyncio.create_task(self._stopping.wait())
@@ -185,10 +178,11 @@ class _Lines:
 
 class _Pieces:
     """What a thread reads, a bounded number of pieces ahead. The thread is not waited for: it may hang in a read for
-    ever, and the process must end all the same."""
+    ever, and the process must end all the same. So nothing of Python's stands between it and the file: the lock of a
+    BufferedReader, held by a read that hangs, aborts an interpreter that wants to end."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, file: int) -> None:
+        self._file = file
         self._loop = asyncio.get_running_loop()
         self._read: asyncio.Queue[bytes | Exception] = asyncio.Queue()
         self._room = threading.Semaphore(_PIECES_AHEAD)
@@ -198,7 +192,7 @@ class _Pieces:
         threading.Thread(target=self._pump, name="shard stream", daemon=True).start()
 
     async def next(self) -> bytes:
-        """b"" at the end. Raises OSError as the source does."""
+        """b"" at the end. Raises OSError as the file does."""
         piece = await self._read.get()
         self._room.release()
         if isinstance(piece, Exception):
@@ -216,8 +210,8 @@ class _Pieces:
                 return
             piece: bytes | Exception
             try:
-                piece = self._source.read1(_PIECE_BYTES)
-            except (OSError, ValueError) as error:
+                piece = os.read(self._file, _PIECE_BYTES)
+            except OSError as error:
                 piece = error
             try:
                 self._loop.call_soon_threadsafe(self._read.put_nowait, piece)
