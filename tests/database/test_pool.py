@@ -1,4 +1,4 @@
-"""What a pool's connection keeps of whoever had it before."""
+"""How a session begins, and what a pool's connection keeps of whoever had it before."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import pytest
 import pytest_asyncio
 
 from embedmill.app import App
-from embedmill.database.pool import Database
+from embedmill.database.pool import Database, connect
 
 ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+FORBIDS_A_PLAN = """
+SELECT oid::regprocedure::text FROM pg_proc
+ WHERE pronamespace = 'embedmill'::regnamespace AND proconfig::text ~ 'enable_[a-z]+=off'
+"""
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 
 
@@ -59,3 +63,21 @@ async def test_what_was_wrong_within_a_session_is_raised_also_where_the_session_
     with pytest.raises(psycopg.errors.AdminShutdown):
         await hold(one, "SELECT pg_terminate_backend(pg_backend_pid())", asyncio.Event())
     assert await one.fetch(HELD) == [(0,)]
+
+
+async def test_nothing_is_compiled_whatever_the_server_is_set_to(database: str, one: Database) -> None:
+    with psycopg.connect(database, autocommit=True) as owner:
+        name = owner.info.dbname
+        owner.execute(psycopg.sql.SQL("ALTER DATABASE {} SET jit = on").format(psycopg.sql.Identifier(name)))
+    with psycopg.connect(database) as somebody:
+        assert somebody.execute("SHOW jit").fetchone() == ("on",)
+    assert await one.fetch("SHOW jit") == [("off",)]
+    with connect(database) as connection:
+        assert connection.execute("SHOW jit").fetchone() == ("off",)
+
+
+async def test_nor_in_the_session_of_somebody_else_where_a_function_forbids_a_plan(one: Database) -> None:
+    """Before PostgreSQL 18 such a plan costs so much that any statement is compiled, for a second."""
+    forbidding = await one.fetch(FORBIDS_A_PLAN)
+    assert len(forbidding) > 50
+    assert await one.fetch(FORBIDS_A_PLAN + "AND 'jit=off' <> ALL (proconfig)") == []

@@ -30,12 +30,14 @@ _GIVE_BACK = "SELECT pg_advisory_unlock_all(); RESET maintenance_work_mem"
 _ON_BEHALF = """
 SELECT set_config('embedmill.tenant_id', %(tenant_id)s, true), set_config('embedmill.actor', %(actor)s, true)
 """
-# pgvector may live in any schema (Supabase: extensions); operators must be found without naming it.
-_SEARCH_PATH = """
+# pgvector may live in any schema (Supabase: extensions); operators must be found without naming it. Nothing is compiled
+# (decision 0096).
+_BEGIN_SESSION = """
 SELECT set_config('search_path', 'embedmill, ' || coalesce(
     (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
       WHERE e.extname = 'vector'), 'public') || ', pg_catalog', false),
-    (SELECT row_security_active(c.oid) FROM pg_class c WHERE c.oid = to_regclass('embedmill.knowledge_chunks'))
+    (SELECT row_security_active(c.oid) FROM pg_class c WHERE c.oid = to_regclass('embedmill.knowledge_chunks')),
+    set_config('jit', 'off', false)
 """
 
 
@@ -193,7 +195,7 @@ def _options_with_role(url: str, role: str) -> str:
 
 
 async def _configure(connection: AskedConnection) -> None:
-    cursor = await connection.execute(_SEARCH_PATH)
+    cursor = await connection.execute(_BEGIN_SESSION)
     row = await cursor.fetchone()
     connection.is_bound_by_policies = row[1] if row else None
     await connection.execute(_IDLE_TIMEOUT)
@@ -207,5 +209,5 @@ def connect(url: str, *, application_name: str = "embedmill") -> psycopg.Connect
         )
     except psycopg.Error as error:
         raise describe_connection_error(error, url) from error
-    connection.execute(_SEARCH_PATH)
+    connection.execute(_BEGIN_SESSION)
     return connection

@@ -6,7 +6,7 @@
 -- and the builder cuts them. Returns whether p_chunk_set is the live one. Called after the chunks were written and
 -- before anything is enqueued: the lock on knowledge_chunks keeps new generations out (create_generation).
 CREATE OR REPLACE FUNCTION embedmill.note_recut(p_document_ids bigint[], p_chunk_set integer) RETURNS boolean
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_pipeline_id integer;
     v_live integer;
@@ -52,7 +52,7 @@ $$;
 --     walked (more at once)   waiting (for what is enqueued)   ended (just now, or before)   stopped (the budget)
 --     busy (somebody else is at it)
 CREATE OR REPLACE FUNCTION embedmill.build_step(p_generation_id integer, p_window integer, p_documents integer) RETURNS text
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     g embedmill.generations;
     v_live embedmill.generations;
@@ -184,7 +184,7 @@ CREATE OR REPLACE FUNCTION embedmill.stale_documents(p_pipeline_id integer, p_ch
 RETURNS TABLE (
     document_id bigint, version bigint, record_source_id integer, media_type text, title text, is_markdown boolean,
     places text, chunk_places text, body text, is_whole boolean)
-LANGUAGE sql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
     SELECT d.id, d.version, d.record_source_id, coalesce(d.media_type, 'text/plain'), d.title,
            coalesce(t.is_markdown, false), t.places::text,
            CASE WHEN t.document_id IS NOT NULL AND t.places IS NULL THEN (
@@ -216,7 +216,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.hold_cut_documents(
     p_document_ids bigint[], p_versions bigint[], p_chunk_set integer)
 RETURNS SETOF bigint
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_ids bigint[];
 BEGIN
@@ -241,7 +241,7 @@ $$;
 -- on the build's account where the walk has marked it, as any change is else.
 CREATE OR REPLACE FUNCTION embedmill.end_cut(p_pipeline_id integer, p_chunk_set integer, p_document_ids bigint[])
 RETURNS bigint
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v record;
     v_walked bigint[];
@@ -277,7 +277,7 @@ $$;
 -- Empties the queue of a generation that is to go, p_limit items at a time; returns how many there were. Deletions and
 -- jobs go over to the live generation: they are wanted all the same.
 CREATE OR REPLACE FUNCTION embedmill.clear_generation(p_generation_id integer, p_limit integer) RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_live integer;
     v_documents bigint[];
@@ -346,7 +346,7 @@ $$;
 -- Returns where the next call goes on; NULL at the end.
 CREATE OR REPLACE FUNCTION embedmill.remove_unused_chunks(p_pipeline_id integer, p_after bigint, p_limit integer)
 RETURNS bigint
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_ids bigint[];
     v_last bigint;

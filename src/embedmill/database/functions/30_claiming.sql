@@ -22,7 +22,7 @@ RETURNS TABLE (
     batch_id uuid, metadata jsonb)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
-SET enable_memoize = off
+SET enable_memoize = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -178,7 +178,7 @@ $$;
 -- Generations with ready items, those of the tenant that has had the least first: one index probe for each
 -- generation, however long the queue.
 CREATE OR REPLACE FUNCTION embedmill.ready_generations() RETURNS TABLE (generation_id integer, tenant_id integer)
-LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 DECLARE
     v_generations integer[];
     v_tenants integer[];
@@ -216,7 +216,7 @@ $$;
 -- returns those ids. What is not returned was lost to a rescue, a change or a cancellation.
 -- For many the planner takes any array for ten elements: told not to loop, it hashes, and thousands cost no square.
 CREATE OR REPLACE FUNCTION embedmill.hold_items(p_item_ids bigint[], p_lease_tokens bigint[]) RETURNS SETOF bigint
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     IF cardinality(p_item_ids) <= 20 THEN
         -- A token was given once, for one item: no need to pair them. What has no lease has no token.
@@ -233,7 +233,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION embedmill.hold_many_items(p_item_ids bigint[], p_lease_tokens bigint[])
 RETURNS SETOF bigint
-LANGUAGE sql SET enable_nestloop = off SET enable_seqscan = off AS $$
+LANGUAGE sql SET enable_nestloop = off SET enable_seqscan = off SET jit = off AS $$
     WITH held AS MATERIALIZED (
         SELECT id, lease_token
           FROM embedmill.embedding_queue

@@ -5,7 +5,7 @@
 CREATE OR REPLACE FUNCTION embedmill.end_items(
     p_item_ids bigint[], p_status embedmill.queue_status, p_error_message text, p_vector_counts integer[])
 RETURNS void
-LANGUAGE sql SET enable_nestloop = off SET enable_hashjoin = on SET enable_seqscan = off AS $$
+LANGUAGE sql SET enable_nestloop = off SET enable_hashjoin = on SET enable_seqscan = off SET jit = off AS $$
     WITH ended AS (
         DELETE FROM embedmill.embedding_queue WHERE id = ANY (p_item_ids) RETURNING *
     ), moved AS (
@@ -32,7 +32,7 @@ $$;
 -- the ids of those that ended. Items with content are verified (complete_items) and their jobs advance; deletions
 -- are carried out; an item without content needs no look. By index, also with a plan made while the table was tiny.
 CREATE OR REPLACE FUNCTION embedmill.finish_items(p_item_ids bigint[], p_lease_tokens bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v embedmill.embedding_queue;
     v_done bigint[];
@@ -114,7 +114,7 @@ $$;
 -- ids. Completion is verified here and never assumed: an item that misses a vector is not returned.
 -- The planner is held to index probes: a hash join would read the whole table of vectors for a few items.
 CREATE OR REPLACE FUNCTION embedmill.complete_items(p_generation_id integer, p_item_ids bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_done bigint[];
     v_vectors integer[];
@@ -144,7 +144,7 @@ CREATE OR REPLACE FUNCTION embedmill.return_items(
     p_item_ids bigint[], p_lease_tokens bigint[], p_status embedmill.queue_status, p_attempt integer,
     p_delay_ms bigint, p_reason text, p_error_message text)
 RETURNS bigint[]
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_held bigint[] := ARRAY(SELECT embedmill.hold_items(p_item_ids, p_lease_tokens));
     v_dead bigint[];
@@ -178,7 +178,7 @@ $$;
 
 -- Ends (locked) items as failed, with a dead letter for each, and their jobs with them.
 CREATE OR REPLACE FUNCTION embedmill.bury_items(p_item_ids bigint[], p_reason text, p_error_message text) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     IF coalesce(cardinality(p_item_ids), 0) = 0 THEN
         RETURN;
@@ -201,7 +201,7 @@ $$;
 -- Ends live items as cancelled, whatever they are at: a worker that holds one finds its lease void and writes
 -- nothing more. A job that has none left is cancelled with them. Returns the ids of those that were live.
 CREATE OR REPLACE FUNCTION embedmill.cancel_items(p_item_ids bigint[], p_message text) RETURNS bigint[]
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_ids bigint[] := ARRAY(SELECT id FROM embedmill.embedding_queue WHERE id = ANY (p_item_ids) ORDER BY id FOR UPDATE);
     v_jobs uuid[] := ARRAY(SELECT DISTINCT job_id FROM embedmill.embedding_queue

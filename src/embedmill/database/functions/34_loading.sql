@@ -4,7 +4,8 @@
 -- of tables that were empty a moment ago would begin with all chunks.
 CREATE OR REPLACE FUNCTION embedmill.load_chunks(p_generation_id integer, p_item_ids bigint[])
 RETURNS TABLE (item_id bigint, chunk_id bigint, token_count integer, content_hash bytea, text text)
-LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+    SET jit = off AS $$
 BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT q.id, c.id, c.token_count, c.content_hash, c.text'
@@ -29,7 +30,8 @@ $$;
 -- thousand equal chunks must not look through each other ten thousand times.
 CREATE OR REPLACE FUNCTION embedmill.find_donors(p_generation_id integer, p_content_hashes bytea[])
 RETURNS TABLE (content_hash bytea, donor bigint, donor_generation_id integer)
-LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+    SET jit = off AS $$
 DECLARE
     v_own embedmill.generations;
     v_id integer;
@@ -67,7 +69,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.donate_vectors(
     p_generation_id integer, p_donor_generation_id integer, p_chunk_ids bigint[], p_donors bigint[])
 RETURNS SETOF bigint
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_target record;
     v_patience text := current_setting('lock_timeout');

@@ -93,7 +93,7 @@ $$;
 -- Ends items of these documents that waited to be read and cut (they name no chunks), now that there are chunks and
 -- none of theirs lacks a vector. Verified by complete_items, as every completion is.
 CREATE OR REPLACE FUNCTION embedmill.end_read_items(p_document_ids bigint[]) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v record;
 BEGIN
@@ -118,7 +118,7 @@ CREATE OR REPLACE FUNCTION embedmill.enqueue_everywhere(
     p_document_ids bigint[], p_job_id uuid, p_batch_id uuid, p_priority embedmill.queue_priority, p_usage_type text,
     p_metadata jsonb, p_max_retries integer)
 RETURNS TABLE (document_id bigint, generation_id integer, is_live boolean, item_id bigint, chunks bigint, tokens bigint)
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v record;
     v_deletions bigint[];

@@ -4,7 +4,7 @@
 -- 1,000 of each lane are counted.
 CREATE OR REPLACE FUNCTION embedmill.items_before(p_item_id bigint, OUT ahead bigint, OUT of_other_lanes bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
-    SET enable_bitmapscan = off AS $$
+    SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     q embedmill.embedding_queue;
 BEGIN

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION embedmill.advance_jobs(
     p_jobs uuid[], p_embedded integer[], p_reused integer[], p_failed integer[], p_tokens bigint[], p_costs numeric[])
 RETURNS void
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     -- In a statement of its own: the next one then sees which items the transactions before us have ended.
     PERFORM FROM embedmill.ingestion_jobs WHERE id = ANY (p_jobs) ORDER BY id FOR UPDATE;
@@ -127,7 +127,7 @@ $$;
 -- Chunks of uploads of a pipeline that stand at their preview: they lack vectors because nobody has launched them yet. Of
 -- one that replaces an older content all are counted, also those that were embedded before.
 CREATE OR REPLACE FUNCTION embedmill.chunks_at_preview(p_tenant_id integer, p_pipeline_id integer) RETURNS bigint
-LANGUAGE sql STABLE STRICT SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE STRICT SET enable_seqscan = off SET jit = off AS $$
     SELECT coalesce(sum(j.total_chunks), 0)
       FROM (SELECT n.total_chunks FROM embedmill.ingestion_jobs n
              WHERE n.tenant_id = p_tenant_id AND n.status = 'chunk_preview_ready' AND n.pipeline_id = p_pipeline_id

@@ -11,7 +11,7 @@
 -- ended stays as it is; what of a failed one is still worked on stops too.
 CREATE OR REPLACE FUNCTION embedmill.cancel_job(p_job_id uuid, p_message text DEFAULT 'cancelled')
 RETURNS embedmill.job_status
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_document_id bigint;
     v_ids bigint[];
@@ -51,7 +51,7 @@ $$;
 -- As hold_items, and which of the items somebody wants to stop: known with the lock, without another round trip.
 CREATE OR REPLACE FUNCTION embedmill.hold_items_heeding_cancels(p_item_ids bigint[], p_lease_tokens bigint[])
 RETURNS TABLE (item_id bigint, is_cancelled boolean)
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_held bigint[];
 BEGIN
@@ -74,7 +74,7 @@ $$;
 -- as a rule. One that was resumed meanwhile lacks nothing of them (launching would have taken the flag away), and
 -- they may have been the last it waited for.
 CREATE OR REPLACE FUNCTION embedmill.end_cancelled_items(p_item_ids bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_flagged bigint[] := ARRAY(SELECT id FROM embedmill.embedding_queue
                                  WHERE id = ANY (p_item_ids) AND cancel_requested_at IS NOT NULL);
@@ -100,7 +100,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.return_stray_items(
     p_worker_id uuid, p_generation_id integer, p_known bigint[])
 RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_ids bigint[] := ARRAY(SELECT id FROM embedmill.embedding_queue
                              WHERE worker_id = p_worker_id AND generation_id = p_generation_id

@@ -159,7 +159,7 @@ CREATE OR REPLACE FUNCTION embedmill.park_budget(
     p_budget_id bigint, p_amount_usd numeric, p_jobs uuid[], p_limit integer DEFAULT 10000,
     p_now timestamptz DEFAULT clock_timestamp())
 RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     b embedmill.budgets;
     v_ids bigint[];
@@ -222,7 +222,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.release_budget(
     p_tenant_id integer, p_job_id uuid DEFAULT NULL, p_now timestamptz DEFAULT clock_timestamp())
 RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_stopped uuid[];
     v_ids bigint[];
@@ -258,7 +258,7 @@ $$;
 -- What nobody else sees to: budgets that were used up by callers who do not ask first, months that have begun, items
 -- that were parked a moment after their budget was raised, reservations of the dead. Returns what was done.
 CREATE OR REPLACE FUNCTION embedmill.sweep_budgets(p_now timestamptz DEFAULT clock_timestamp()) RETURNS text
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_tenant_id integer;
     v_used_up bigint;

@@ -6,7 +6,7 @@
 -- is kept by the half hour. Who asks what was spent gets the same answer as before; by job no more. Returns how many rows
 -- went, p_limit at most.
 CREATE OR REPLACE FUNCTION embedmill.fold_old_usage(p_before timestamptz, p_limit integer) RETURNS bigint
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_count bigint;
 BEGIN
@@ -49,7 +49,7 @@ $$;
 
 -- One step: what is past its retention, p_limit rows of each kind at most. Returns what went, for people.
 CREATE OR REPLACE FUNCTION embedmill.drop_expired(p_limit integer DEFAULT 5000) RETURNS text
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_history timestamptz := now() - make_interval(days => embedmill.config_integer('history_retention_days')::integer);
     v_usage_days integer := embedmill.config_integer('usage_retention_days');
@@ -96,7 +96,7 @@ $$;
 -- whoever removes them from the store; what is not removed then, the sweep of the store finds. Documents are held in the
 -- order of 35_documents.sql, so that nobody resumes the job meanwhile; what is being worked on is passed over.
 CREATE OR REPLACE FUNCTION embedmill.forget_originals(p_limit integer DEFAULT 500) RETURNS text[]
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_days integer := embedmill.config_integer('originals_retention_days');
     v_jobs uuid[];

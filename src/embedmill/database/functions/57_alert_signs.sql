@@ -15,7 +15,7 @@ $$;
 -- ready items for each generation and lane.
 CREATE OR REPLACE FUNCTION embedmill.waiting_pipelines(p_now timestamptz)
 RETURNS TABLE (tenant_id integer, pipeline text, quota_key text, generations integer[], oldest timestamptz)
-LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
     SELECT p.tenant_id, p.name, p.quota_key, array_agg(DISTINCT g.id), min(head.available_at)
       FROM embedmill.generations g
       JOIN embedmill.pipelines p ON p.id = g.pipeline_id
@@ -32,7 +32,7 @@ $$;
 -- Since when the oldest upload of each tenant waits for a parser, where some could be taken now.
 CREATE OR REPLACE FUNCTION embedmill.waiting_uploads(p_now timestamptz)
 RETURNS TABLE (tenant_id integer, oldest timestamptz)
-LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
     SELECT t.id, min(head.available_at)
       FROM embedmill.tenants t
      CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
@@ -46,7 +46,7 @@ $$;
 -- Since when the oldest change of each source that can be read waits to be read.
 CREATE OR REPLACE FUNCTION embedmill.waiting_sources()
 RETURNS TABLE (tenant_id integer, source text, oldest timestamptz)
-LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
     SELECT s.tenant_id, s.name, head.changed_at
       FROM embedmill.record_sources s
       JOIN embedmill.pipelines p ON p.id = s.pipeline_id
@@ -59,7 +59,7 @@ $$;
 -- How many items of a generation ended since a moment: since the last sample before it, or the first there is.
 CREATE OR REPLACE FUNCTION embedmill.ended_since(
     p_generation_id integer, p_moment timestamptz, OUT since timestamptz, OUT completed bigint, OUT failed bigint)
-LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $$
     SELECT s.sampled_at,
            coalesce(sum(k.items) FILTER (WHERE k.status = 'completed'), 0)::bigint - s.completed,
            coalesce(sum(k.items) FILTER (WHERE k.status = 'failed'), 0)::bigint - s.failed

@@ -5,7 +5,7 @@
 -- rises.
 CREATE OR REPLACE FUNCTION embedmill.coverage_signs(p_now timestamptz)
 RETURNS TABLE (kind text, tenant_id integer, subject text, severity text, since timestamptz, message text, numbers jsonb)
-LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $$
     WITH bound AS MATERIALIZED (
         SELECT embedmill.config_integer('alert_coverage_drop_percent') AS points
     ), low AS MATERIALIZED (

@@ -6,7 +6,7 @@
 -- to nobody: docs/how-to/deploy.md says how.
 CREATE OR REPLACE FUNCTION embedmill.oldest_waiting_seconds() RETURNS double precision
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 DECLARE
     v_parsing timestamptz;
     v_embedding timestamptz;

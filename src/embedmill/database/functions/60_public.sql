@@ -290,7 +290,7 @@ RETURNS TABLE (
     document_id bigint, estimated_tokens integer, retry_count smallint, batch_id uuid, metadata jsonb)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
-SET enable_memoize = off
+SET enable_memoize = off SET jit = off
 AS $$
 DECLARE
     v_ended bigint[];

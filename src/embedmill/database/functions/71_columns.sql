@@ -170,7 +170,7 @@ $$;
 -- whose vectors are written. p_vectors: the table that they stand in.
 CREATE OR REPLACE FUNCTION embedmill.put_into_columns(p_generation_id integer, p_vectors text, p_chunk_ids bigint[])
 RETURNS bigint[]
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_target embedmill.target_columns;
     v_written bigint[] := '{}';
@@ -227,7 +227,7 @@ $$;
 -- columns of chunks that are refused are emptied by and by, since a vector of an older text would stand there else.
 CREATE OR REPLACE FUNCTION embedmill.write_columns(p_generation_id integer, p_embedded bigint[], p_refused bigint[])
 RETURNS void
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_target embedmill.target_columns;
     v_vectors text := format('embedmill.%I', 'vectors_' || p_generation_id);
@@ -281,7 +281,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.adopt_columns(
     p_record_source_id integer, p_generation_id integer, p_document_ids bigint[])
 RETURNS integer
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_table embedmill.table_sources;
     v_generation embedmill.generations;
@@ -333,7 +333,7 @@ $$;
 -- Where a table refuses, rows are tried one by one: a row that it refuses costs its neighbours nothing, and a table that
 -- takes none is left alone for some seconds. Nothing is waited for but, briefly, the table.
 CREATE OR REPLACE FUNCTION embedmill.settle_columns(p_limit integer) RETURNS integer
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_target embedmill.target_columns;
     v_vectors text;
@@ -449,7 +449,8 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.owed_columns(
     p_target embedmill.target_columns, p_vectors text, p_keys text[],
     OUT chunk_ids bigint[], OUT chunk_keys text[], OUT empty_keys text[])
-LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+    SET jit = off AS $$
 BEGIN
     EXECUTE format(
         'SELECT coalesce(array_agg(v.chunk_id ORDER BY v.chunk_id) FILTER (WHERE v.embedding IS NOT NULL), ''{}''),'

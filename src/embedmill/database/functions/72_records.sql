@@ -117,7 +117,7 @@ $$;
 -- Voids the leases on the items of documents whose chunks are about to be replaced: a worker that holds one writes
 -- nothing more of it. Called with the documents' rows locked.
 CREATE OR REPLACE FUNCTION embedmill.reclaim_items(p_document_ids bigint[]) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_ids bigint[] := ARRAY(SELECT id FROM embedmill.embedding_queue
                              WHERE document_id = ANY (p_document_ids) ORDER BY id FOR UPDATE);
@@ -130,7 +130,7 @@ $$;
 
 -- Removes documents of records with all that was made of them. Called with their rows locked.
 CREATE OR REPLACE FUNCTION embedmill.delete_records(p_document_ids bigint[], p_message text) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_ids bigint[] := ARRAY(SELECT id FROM embedmill.embedding_queue
                              WHERE document_id = ANY (p_document_ids) ORDER BY id FOR UPDATE);
@@ -145,7 +145,7 @@ $$;
 -- How much of a pipeline's live generation waits already, counted up to a bound: what is read beyond it would only lie
 -- in the queue. What waits to be read itself does not count.
 CREATE OR REPLACE FUNCTION embedmill.count_waiting(p_generation_id integer, p_most integer) RETURNS integer
-LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $$
     SELECT sum(n.items)::integer
       FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
      CROSS JOIN LATERAL (

@@ -4,7 +4,7 @@
 -- Documents change hands: from a source that is removed to none, or back when its table is added again. Their counts go
 -- with them. Called with their rows locked.
 CREATE OR REPLACE FUNCTION embedmill.move_documents(p_document_ids bigint[], p_from integer, p_to integer) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v record;
 BEGIN

@@ -168,7 +168,7 @@ $$;
 -- Ends as failed the items of documents that could not be read: they will never have chunks to wait for. Called with
 -- the documents' rows locked; each with its message.
 CREATE OR REPLACE FUNCTION embedmill.end_unreadable_items(p_document_ids bigint[], p_messages text[]) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v record;
 BEGIN
@@ -217,7 +217,7 @@ $$;
 -- Of a feed that is being removed, some documents at a time: those that were never read go, work on others that waits
 -- to be read is cancelled. Returns how many there were.
 CREATE OR REPLACE FUNCTION embedmill.drop_unread_shards(p_record_source_id integer, p_limit integer) RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_unread bigint[];
     v_waiting bigint[];

@@ -20,7 +20,7 @@ $$;
 -- What is left of a walk's budget: less what its calls cost and what those of its items may cost that still wait, so
 -- that the queue holds nothing that it cannot pay for. NULL: it has none.
 CREATE OR REPLACE FUNCTION embedmill.backfill_budget_left(b embedmill.backfills, p_usage_type text) RETURNS numeric
-LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $$
     SELECT CASE WHEN b.budget_usd IS NOT NULL THEN
                b.budget_usd + coalesce(b.spent_usd_before, 0)
                - (embedmill.backfill_spent(s.tenant_id, s.pipeline_id, p_usage_type, b.started_at)).cost_usd

@@ -15,7 +15,8 @@ $$;
 -- later time, counted up to 10,000 in each lane.
 CREATE OR REPLACE FUNCTION embedmill.waiting_items(
     p_tenant_id integer, OUT oldest_at timestamptz, OUT rate_limited bigint, OUT backing_off bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+    SET jit = off AS $$
     SELECT min(head.available_at), coalesce(sum(later.rate_limited), 0)::bigint, coalesce(sum(later.backing_off), 0)::bigint
       FROM embedmill.generations g
      CROSS JOIN unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
@@ -39,7 +40,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.oldest_items(p_generation_id integer)
 RETURNS TABLE (record_source_id integer, since timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
-    SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+    SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
     SELECT coalesce(d.record_source_id, 0), min(h.created_at)
       FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
      CROSS JOIN LATERAL (
@@ -209,7 +210,7 @@ $$;
 -- waits.
 CREATE OR REPLACE FUNCTION embedmill.average_tokens(p_generation_id integer) RETURNS double precision
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
-    SET enable_bitmapscan = off AS $$
+    SET enable_bitmapscan = off SET jit = off AS $$
     SELECT coalesce(
         (SELECT sum(h.estimated_tokens)::double precision / nullif(sum(h.chunks), 0)
            FROM unnest(enum_range(NULL::embedmill.queue_priority)) AS lane (priority)
@@ -227,7 +228,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.embedding_activity(p_tenant_id integer, p_minutes integer)
 RETURNS TABLE (minute timestamptz, pipeline text, record_source_id integer, name text, embedded bigint,
                unembeddable bigint)
-LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $$
     SELECT m.minute, p.name, m.record_source_id, coalesce(s.name, CASE WHEN m.record_source_id = 0 THEN 'uploads' END),
            sum(m.embedded)::bigint, sum(m.unembeddable)::bigint
       FROM embedmill.generations g

@@ -88,7 +88,7 @@ $$;
 -- Returns what was mended.
 CREATE OR REPLACE FUNCTION embedmill.mend_pieces(p_generation_id integer, p_document_ids bigint[])
 RETURNS TABLE (kind text, document_id bigint, part integer)
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     g embedmill.generations;
@@ -159,7 +159,8 @@ $$;
 CREATE OR REPLACE FUNCTION embedmill.audit_vectors(
     p_generation_id integer, p_after bigint, p_limit integer, OUT last_chunk_id bigint, OUT looked integer,
     OUT lost bigint[])
-LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+    SET jit = off AS $$
 BEGIN
     EXECUTE format(
         'SELECT max(w.chunk_id), count(*), coalesce(array_agg(w.chunk_id ORDER BY w.chunk_id) FILTER (WHERE c.id IS NULL'
@@ -174,7 +175,7 @@ $$;
 
 -- Deletes those of these vectors that are still without their chunk; how many.
 CREATE OR REPLACE FUNCTION embedmill.mend_vectors(p_generation_id integer, p_chunk_ids bigint[]) RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_count integer;
 BEGIN
@@ -247,7 +248,7 @@ $$;
 
 -- Sets right what audit_jobs finds in these documents; how many jobs.
 CREATE OR REPLACE FUNCTION embedmill.mend_jobs(p_pipeline_id integer, p_document_ids bigint[]) RETURNS integer
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v record;
     v_count integer := 0;
@@ -276,7 +277,7 @@ $$;
 -- Vectors that are said to stand in a column of the user's row, and do not. Where we still have them, a note to bring them
 -- there; the others are taken away, as if they had never been made, and enqueued. Called with the documents locked.
 CREATE OR REPLACE FUNCTION embedmill.mend_unfilled(p_generation_id integer, p_document_ids bigint[]) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     v_chunk_set integer := (SELECT chunk_set FROM embedmill.generations WHERE id = p_generation_id);
     v_kept bigint[];
