@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import django
 from django.conf import settings
@@ -22,9 +22,9 @@ def configure(url: str) -> None:
         DATABASES={
             "default": {
                 "ENGINE": "django.db.backends.postgresql",
-                "NAME": parts.path.lstrip("/"),
-                "USER": parts.username or options.pop("user", ""),
-                "PASSWORD": parts.password or "",
+                "NAME": unquote(parts.path.lstrip("/")),
+                "USER": unquote(parts.username or options.pop("user", "")),
+                "PASSWORD": unquote(parts.password or ""),
                 "HOST": options.pop("host", parts.hostname or ""),
                 "PORT": parts.port or options.pop("port", ""),
                 "OPTIONS": options,

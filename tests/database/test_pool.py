@@ -65,19 +65,25 @@ async def test_what_was_wrong_within_a_session_is_raised_also_where_the_session_
     assert await one.fetch(HELD) == [(0,)]
 
 
-async def test_nothing_is_compiled_whatever_the_server_is_set_to(database: str, one: Database) -> None:
+async def test_plans_are_those_that_were_tested_whatever_the_server_is_set_to(
+    database: str, one: Database
+) -> None:
+    tested = {"jit": "off", "random_page_cost": "1.1"}
     with psycopg.connect(database, autocommit=True) as owner:
-        name = owner.info.dbname
-        owner.execute(psycopg.sql.SQL("ALTER DATABASE {} SET jit = on").format(psycopg.sql.Identifier(name)))
-    with psycopg.connect(database) as somebody:
-        assert somebody.execute("SHOW jit").fetchone() == ("on",)
-    assert await one.fetch("SHOW jit") == [("off",)]
-    with connect(database) as connection:
-        assert connection.execute("SHOW jit").fetchone() == ("off",)
+        name = psycopg.sql.Identifier(owner.info.dbname)
+        owner.execute(psycopg.sql.SQL("ALTER DATABASE {} SET jit = on").format(name))
+        owner.execute(psycopg.sql.SQL("ALTER DATABASE {} SET random_page_cost = 4").format(name))
+    with psycopg.connect(database) as somebody, connect(database) as connection:
+        for setting, value in tested.items():
+            asked = f"SHOW {setting}".encode()
+            assert somebody.execute(asked).fetchone() != (value,)
+            assert connection.execute(asked).fetchone() == (value,)
+            assert await one.fetch(asked) == [(value,)]
 
 
-async def test_nor_in_the_session_of_somebody_else_where_a_function_forbids_a_plan(one: Database) -> None:
-    """Before PostgreSQL 18 such a plan costs so much that any statement is compiled, for a second."""
+async def test_no_function_that_forbids_a_plan_is_compiled(one: Database) -> None:
+    """Not in the session of somebody else either: before PostgreSQL 18 such a plan costs so much that any statement is
+    compiled, for a second."""
     forbidding = await one.fetch(FORBIDS_A_PLAN)
     assert len(forbidding) > 50
     assert await one.fetch(FORBIDS_A_PLAN + "AND 'jit=off' <> ALL (proconfig)") == []

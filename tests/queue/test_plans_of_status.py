@@ -10,6 +10,7 @@ import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.database.pool import connect
 
 ITEMS, ENDED = 30_000, 60_000
 BATCH = UUID(int=7)
@@ -46,7 +47,7 @@ QUESTIONS = {
 
 @pytest.fixture
 def connection(app: App) -> psycopg.Connection[tuple[object, ...]]:
-    connection = psycopg.connect(app.database.url, autocommit=True)
+    connection = connect(app.database.url)
     for (table,) in connection.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relname ~ '^embedding_queue' AND relkind = 'r'"
     ).fetchall():

@@ -30,14 +30,14 @@ _GIVE_BACK = "SELECT pg_advisory_unlock_all(); RESET maintenance_work_mem"
 _ON_BEHALF = """
 SELECT set_config('embedmill.tenant_id', %(tenant_id)s, true), set_config('embedmill.actor', %(actor)s, true)
 """
-# pgvector may live in any schema (Supabase: extensions); operators must be found without naming it. Nothing is compiled
-# (decision 0096).
+# pgvector may live in any schema (Supabase: extensions); operators must be found without naming it. The plans are
+# those that were tested, whatever server it is (decision 0096).
 _BEGIN_SESSION = """
 SELECT set_config('search_path', 'embedmill, ' || coalesce(
     (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
       WHERE e.extname = 'vector'), 'public') || ', pg_catalog', false),
     (SELECT row_security_active(c.oid) FROM pg_class c WHERE c.oid = to_regclass('embedmill.knowledge_chunks')),
-    set_config('jit', 'off', false)
+    set_config('jit', 'off', false), set_config('random_page_cost', '1.1', false)
 """
 
 

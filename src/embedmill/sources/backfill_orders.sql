@@ -90,13 +90,14 @@ UPDATE embedmill.backfills SET schedule = NULL
  WHERE record_source_id = %(record_source_id)s AND schedule = %(schedule)s AND next_start_at IS NULL;
 
 -- name: state
--- How a walk stands, and what came of its items.
+-- How a walk stands, and what came of its items. (OFFSET 0: a function that is called beside a column is asked after the
+-- policies, and no index with it.)
 SELECT s.id, s.name, p.name, p.paused_at IS NOT NULL, s.paused_at IS NOT NULL, s.trouble, s.rows, s.documents,
        b.started_at, b.ended_at, b.end_reason, coalesce(b.rereads, false), coalesce(b.rows_walked, 0),
        coalesce(b.rows_read, 0), b.rows_per_second, b.schedule, b.next_start_at,
        coalesce(k.chunks, 0), coalesce(k.embedded, 0), coalesce(k.unembeddable, 0),
        (SELECT count(*) FROM (SELECT FROM embedmill.embedding_queue q
-                               WHERE q.batch_id = embedmill.backfill_batch(s.id, b.started_at) LIMIT 100000) w),
+                               WHERE q.batch_id = w.batch_id LIMIT 100000) waiting),
        u.cost_usd, coalesce(u.tokens, 0), coalesce(u.calls, 0),
        (SELECT count(*) FROM embedmill.record_changes r
          WHERE r.record_source_id = s.id AND r.id < (SELECT min(f.id) + 1000 FROM embedmill.record_changes f
@@ -107,16 +108,18 @@ SELECT s.id, s.name, p.name, p.paused_at IS NOT NULL, s.paused_at IS NOT NULL, s
   JOIN embedmill.generations g ON g.id = p.current_generation_id
   LEFT JOIN embedmill.backfills b ON b.record_source_id = s.id
   LEFT JOIN embedmill.coverage_counters k ON k.generation_id = g.id AND k.record_source_id = s.id
+ CROSS JOIN LATERAL (SELECT embedmill.backfill_batch(s.id, b.started_at) AS batch_id OFFSET 0) AS w
  CROSS JOIN LATERAL embedmill.backfill_spent(s.tenant_id, s.pipeline_id, %(usage_type)s,
                                              coalesce(b.started_at, 'infinity')) AS u
  WHERE s.id = %(record_source_id)s;
 
 -- name: embedded
--- What the items of a walk brought, of those that the history still has.
+-- What the items of a walk brought, of those that the history still has. (OFFSET 0: as above.)
 SELECT count(*) FILTER (WHERE h.status = 'completed'), coalesce(sum(h.vector_count), 0)::bigint
   FROM embedmill.record_sources s
   JOIN embedmill.backfills b ON b.record_source_id = s.id
-  JOIN embedmill.embedding_queue_history h ON h.batch_id = embedmill.backfill_batch(s.id, b.started_at)
+ CROSS JOIN LATERAL (SELECT embedmill.backfill_batch(s.id, b.started_at) AS batch_id OFFSET 0) AS w
+  JOIN embedmill.embedding_queue_history h ON h.batch_id = w.batch_id
  WHERE s.id = %(record_source_id)s AND h.tenant_id = s.tenant_id;
 
 -- name: failures
