@@ -19,6 +19,13 @@ from tests.support.queue_rows import claim, enqueue
 FAILED = Return(Waiting.PENDING, 4, 0, "test", "a reason")
 
 
+# In the order in which all others lock items.
+DELETE_SOME = """
+WITH locked AS MATERIALIZED (SELECT id FROM embedmill.embedding_queue WHERE id % 7 = 0 ORDER BY id FOR UPDATE)
+DELETE FROM embedmill.embedding_queue q USING locked l WHERE q.id = l.id
+"""
+
+
 async def counted(app: App) -> tuple[int, ...]:
     row = await app.database.fetch_one("SELECT * FROM embedmill.count_embedding_jobs(1)")
     assert row is not None
@@ -67,7 +74,7 @@ async def test_counts_are_true_while_eight_work_and_three_fold(app: App, pipelin
                     app.database.connection() as connection,
                     connection.transaction(force_rollback=True),
                 ):
-                    await connection.execute("DELETE FROM embedmill.embedding_queue WHERE id % 7 = 0")
+                    await connection.execute(DELETE_SOME)
 
     async def fold() -> None:
         for _ in range(25):
