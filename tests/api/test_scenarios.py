@@ -20,8 +20,8 @@ CHUNKS = 1000
 
 @pytest.fixture
 def timeout_seconds() -> float:
-    """Long enough that no call that hangs is given up before it is cancelled: the trial of an absent provider is paid as
-    well. A resume waits as long, for what is under way may yet be answered."""
+    """Long enough that no call that hangs is given up before it is cancelled: the trial of an absent provider is paid
+    as well. A resume waits as long, for what is under way may yet be answered."""
     return 10.0
 
 
