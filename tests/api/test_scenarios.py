@@ -16,24 +16,21 @@ from tests.support.serving import Serving
 from tests.support.work import DIMENSIONS, missing_chunks, stand_in_pipeline
 
 CHUNKS = 1000
+TRIALS = 5
+"""The harmless text by which a provider that let calls hang is asked whether it is back is paid for, too: so often at
+the most."""
+TRIAL_TOKENS = 20
 
 
 @pytest.fixture
-def timeout_seconds() -> float:
-    """Long enough that no call that hangs is given up before it is cancelled: the trial of an absent provider is paid
-    as well. A resume waits as long, for what is under way may yet be answered."""
-    return 10.0
-
-
-@pytest.fixture
-async def pipeline(service: Serving, provider: RunningProvider, timeout_seconds: float) -> Pipeline:
+async def pipeline(service: Serving, provider: RunningProvider) -> Pipeline:
     """Ten chunks a call, a dollar for a million tokens; one paragraph is one chunk."""
     return await stand_in_pipeline(
         service.app,
         provider.base_url,
         dimensions=DIMENSIONS,
         max_inputs_per_call=10,
-        timeout_seconds=timeout_seconds,
+        timeout_seconds=2.0,
         price_per_million_tokens=1,
         chunk_plan=ChunkPlan(140, 0),
     )
@@ -88,11 +85,12 @@ async def test_cancelled_at_sixty_percent_it_keeps_six_hundred_and_resume_pays_f
     done = await service.until(job["jobId"], "completed", seconds=120)
     assert (done["status"], done["progress"], done["embeddedChunks"]) == ("completed", 100, CHUNKS)
     assert paid == 600
-    assert provider.stats()["inputs_paid"] == CHUNKS
-    assert done["cost"]["paidTokens"] == provider.stats()["tokens_paid"]
+    counted = provider.stats()
+    trials = counted["inputs_paid"] - CHUNKS
+    assert 0 <= trials <= TRIALS
+    assert 0 <= counted["tokens_paid"] - done["cost"]["paidTokens"] <= trials * TRIAL_TOKENS
 
 
-@pytest.mark.parametrize("timeout_seconds", [2.0])
 async def test_a_provider_that_times_out_in_the_middle_fails_the_job_and_resume_pays_for_the_rest(
     service: Serving, pipeline: Pipeline, provider: RunningProvider
 ) -> None:
@@ -111,5 +109,4 @@ async def test_a_provider_that_times_out_in_the_middle_fails_the_job_and_resume_
     await act(service, job, "resume")
     done = await service.until(job["jobId"], "completed", seconds=120)
     assert (done["status"], done["embeddedChunks"]) == ("completed", CHUNKS)
-    # The harmless text by which the provider was asked whether it is back is paid for, too.
-    assert CHUNKS <= provider.stats()["inputs_paid"] <= CHUNKS + 5
+    assert CHUNKS <= provider.stats()["inputs_paid"] <= CHUNKS + TRIALS

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from embedmill import __version__
 from embedmill.database import schema_records
@@ -33,6 +34,11 @@ def new(old: SqlFolders, tmp_path: Path) -> SqlFolders:
 def connection(empty_database: str) -> Iterator[Connection]:
     with psycopg.connect(empty_database, autocommit=True) as connection:
         yield connection
+
+
+def where(connection: Connection) -> str:
+    """For a second connection; `dsn` leaves the password out."""
+    return make_conninfo(connection.info.dsn, password=connection.info.password or None)
 
 
 def answers(connection: Connection) -> object:
@@ -112,7 +118,7 @@ def test_what_a_compatible_migration_drops_is_never_missing(
     seen = set()
 
     def ask() -> None:
-        with psycopg.connect(connection.info.dsn, autocommit=True) as asking:
+        with psycopg.connect(where(connection), autocommit=True) as asking:
             while not done.is_set():
                 seen.add(answers(asking))
             seen.add(answers(asking))
@@ -149,13 +155,13 @@ def test_a_table_in_use_is_waited_for_without_keeping_others_from_it(
 
     def pause(seconds: float) -> None:
         # Between two tries: nobody waits in line for the table, so another may read and write it at once.
-        with psycopg.connect(connection.info.dsn, autocommit=True) as other:
+        with psycopg.connect(where(connection), autocommit=True) as other:
             other.execute("SET lock_timeout = '1ms'")
             other.execute("INSERT INTO embedmill.things (id) VALUES (1)")
         gave_way.set()
 
     monkeypatch.setattr("embedmill.database.applying.time.sleep", pause)
-    with psycopg.connect(connection.info.dsn) as holder:
+    with psycopg.connect(where(connection)) as holder:
         holder.execute("SELECT count(*) FROM embedmill.things")
 
         def let_go() -> None:
@@ -174,7 +180,7 @@ def test_a_table_that_stays_in_use_is_given_up_with_what_to_do(
 ) -> None:
     old.migrate(connection)
     new.migration("0002_note.sql", ADDS)
-    with psycopg.connect(connection.info.dsn) as holder:
+    with psycopg.connect(where(connection)) as holder:
         holder.execute("SELECT count(*) FROM embedmill.things")
         with pytest.raises(DatabaseError, match=r"others use it .*Nothing is changed\. End what holds it"):
             migrate(connection, new.migrations, new.functions, lock_timeout_seconds=0.0)

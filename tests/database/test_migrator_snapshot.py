@@ -22,6 +22,9 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_fresh_install_is_as_the_snapshot_says(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        if connection.info.server_version < 160000:
+            pytest.skip("PostgreSQL 15 names the table of each column of a view")
     answer = run("--check", "--database", database)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 

@@ -163,8 +163,9 @@ def test_words_of_the_database_come_from_a_file(
     url = COMPOSE["x-embedmill"]["environment"]["EMBEDMILL_DATABASE_URL"]
     parts = psycopg.conninfo.conninfo_to_dict(database)
     example = (DEPLOY / "secrets.example" / "pg_service.conf").read_text(encoding="utf-8")
-    for key, value in (("host", parts["host"]), ("dbname", parts["dbname"]), ("user", parts["user"])):
-        example, changed = re.subn(rf"^{key}=.*$", f"{key}={value}", example, flags=re.MULTILINE)
+    for key in ("host", "dbname", "user", "password"):
+        line = f"{key}={parts.get(key, '')}"
+        example, changed = re.subn(rf"^{key}=.*$", lambda _, line=line: line, example, flags=re.MULTILINE)
         assert changed == 1
     if "port" in parts:
         example += f"port={parts['port']}\n"
