@@ -257,6 +257,7 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         "items_before",
         "search_vectors",
         "search_text",
+        "similarity_of_chance",
     }
     for name, (settings, rights) in definers.items():
         assert "search_path=pg_catalog, pg_temp" in settings, name
@@ -293,6 +294,8 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         near = "SELECT * FROM embedmill.search_vectors(%s, '[1]', 10, NULL, NULL, NULL)"
         for search in (text, near):
             assert connection.execute(search, (foreign,)).fetchall() == []
+        chance = "SELECT embedmill.similarity_of_chance(%s, '[1]')"
+        assert connection.execute(chance, (foreign,)).fetchone() == (None,)
         for call in ("launch_job", "resume_job", "retry_job", "delete_job"):
             statement = sql.SQL("SELECT embedmill.{}(%s)").format(sql.Identifier(call))
             with pytest.raises(psycopg.Error, match="there is no ingestion job"), connection.transaction():

@@ -32,7 +32,8 @@ class Query(Wire):
 
 
 class Passage(Wire):
-    """A passage, and where it stands. `score` depends on the mode: cosine similarity, text rank, or fused."""
+    """A passage, and where it stands. `score`: the cosine similarity (`vector`), the share of the query's words that it
+    has, by how rare they are (`text`), or both fused (`hybrid`); 1 is the best."""
 
     score: float
     vector_rank: int | None

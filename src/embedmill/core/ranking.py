@@ -1,21 +1,40 @@
-"""Fuses rankings. Pure."""
+"""Fuses the two lists of a search: by meaning and by words. Pure."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
-# The constant of Cormack, Clarke and Büttcher (SIGIR 2009): flat enough that no single list decides alone.
-RANK_CONSTANT = 60
+# What the vectors count for beside the words (docs/decisions/0097-hits-fused-by-their-scores.md, benchmarks/words.py).
+VECTOR_SHARE = 0.7
+# Vectors that differ less have nothing to tell.
+_LEAST_SPREAD = 1e-6
 
 
-def fuse_rankings(rankings: Sequence[Sequence[int]]) -> list[tuple[int, float]]:
-    """Reciprocal rank fusion: each list gives 1 / (60 + rank) to each of its ids, rank counted from 1.
+def fuse_scores(
+    by_vector: Sequence[tuple[int, float]], by_text: Sequence[tuple[int, float]], chance: float | None
+) -> list[tuple[int, float]]:
+    """A convex combination of both scores (Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid
+    Retrieval", 2023): seven parts similarity, three parts words; best first, ties to the smaller id, so that a page is
+    the same twice.
 
-    Returns (id, score), best first; ties go to the smaller id, so that a page is the same twice.
+    `by_vector`: (id, cosine similarity), best first; `by_text`: (id, share of the query's words by their weight).
+    `chance` is the similarity of what has nothing to do with the query, which differs from model to model: what is
+    above it counts. None, where nobody knows it: that of the last in the list. What a list does not have gets nothing
+    from it.
     """
-    scores: dict[int, float] = defaultdict(float)
-    for ranking in rankings:
-        for rank, identifier in enumerate(ranking, start=1):
-            scores[identifier] += 1.0 / (RANK_CONSTANT + rank)
+    above_chance = _above_chance(by_vector, chance)
+    worths = dict(by_text)
+    scores = {
+        found: VECTOR_SHARE * above_chance.get(found, 0.0) + (1 - VECTOR_SHARE) * worths.get(found, 0.0)
+        for found in above_chance.keys() | worths.keys()
+    }
     return sorted(scores.items(), key=lambda scored: (-scored[1], scored[0]))
+
+
+def _above_chance(by_vector: Sequence[tuple[int, float]], chance: float | None) -> dict[int, float]:
+    """How far on the way from chance (0) to the very same (1) each is: below 0 where it is less like the query."""
+    if not by_vector:
+        return {}
+    floor = by_vector[-1][1] if chance is None else chance
+    spread = max(1 - floor, _LEAST_SPREAD)
+    return {found: (similarity - floor) / spread for found, similarity in by_vector}

@@ -5,15 +5,21 @@ SELECT chunk_id, similarity
   FROM embedmill.search_vectors(%(generation_id)s, %(query)s, %(candidates)s, %(document_id)s, %(source)s,
                                 %(metadata)s::jsonb)
  UNION ALL
+-- (Users may have written zeros into their column, which are similar to nothing.)
 SELECT chunk_id, similarity
   FROM embedmill.search_columns(%(generation_id)s, %(query)s, %(candidates)s, %(document_id)s, %(source)s,
-                                %(metadata)s::jsonb);
+                                %(metadata)s::jsonb)
+ WHERE similarity <> 'NaN';
 
 -- name: by_text
 -- Best full-text rank first (functions/81_searching.sql).
 SELECT chunk_id, rank
   FROM embedmill.search_text(%(generation_id)s, %(words)s, %(candidates)s, %(document_id)s, %(source)s,
                              %(metadata)s::jsonb);
+
+-- name: similarity_of_chance
+-- How similar to the query what has nothing to do with it is (functions/81_searching.sql).
+SELECT embedmill.similarity_of_chance(%(generation_id)s, %(query)s);
 
 -- name: passages
 -- What a hit shows: the passage, its document and its place in it.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import psycopg
 
-from embedmill.core.ranking import fuse_rankings
+from embedmill.core.ranking import fuse_scores
 from embedmill.database.pipelines import Pipeline, pipeline_by_id
 from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
@@ -49,8 +49,8 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A passage. `score` is the cosine similarity (vector), the text rank (text) or the fused score (hybrid);
-    the ranks (from 1) say where each list had it."""
+    """A passage. `score` is the cosine similarity (vector), the share of the query's words that it has, by their weight
+    (text), or both fused (hybrid: core/ranking.py), 1 being the best; the ranks (from 1) say where each list had it."""
 
     score: float
     vector_rank: int | None
@@ -101,10 +101,12 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class _Lists(NamedTuple):
-    """(chunk, score) by vector and by words, best first, and how long each took."""
+    """(chunk, score) by vector and by words, best first, and how long each took. `chance`: the similarity of what has
+    nothing to do with the query, where that is asked and known."""
 
     by_vector: list[tuple[int, float]]
     by_text: list[tuple[int, float]]
+    chance: float | None
     vector_seconds: float
     text_seconds: float
 
@@ -239,7 +241,10 @@ class Searcher:
         by_vector = [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
         between = time.monotonic()
         by_text = [] if words is None else await self._by_text(connection, words, candidates, chosen)
-        return _Lists(by_vector, by_text, between - began_at, time.monotonic() - between)
+        ended_at = time.monotonic()
+        chance = None if vector is None or words is None else await self._chance(connection, vector)
+        vector_seconds = between - began_at + time.monotonic() - ended_at
+        return _Lists(by_vector, by_text, chance, vector_seconds, ended_at - between)
 
     async def _by_vector(
         self, connection: Connection, vector: str, candidates: int, where: Filter
@@ -268,6 +273,12 @@ class Searcher:
             },
         )
         return [(row[0], float(row[1])) for row in await cursor.fetchall()]
+
+    async def _chance(self, connection: Connection, vector: str) -> float | None:
+        """What the two lists are fused by; None where there is too little to tell."""
+        values = {"generation_id": self._pipeline.generation.id, "query": vector}
+        row = await (await connection.execute(_SQL["similarity_of_chance"], values)).fetchone()
+        return None if row is None else row[0]
 
     @staticmethod
     async def _show(
@@ -299,7 +310,7 @@ class Searcher:
 def _rank(mode: Mode, lists: _Lists, limit: int) -> list[tuple[int, float]]:
     """(chunk, score) of the best of the lists that a mode goes by."""
     if mode is Mode.HYBRID:
-        return fuse_rankings([[i for i, _ in found] for found in (lists.by_vector, lists.by_text)])[:limit]
+        return fuse_scores(lists.by_vector, lists.by_text, lists.chance)[:limit]
     return (lists.by_vector if mode is Mode.VECTOR else lists.by_text)[:limit]
 
 

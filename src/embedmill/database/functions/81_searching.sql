@@ -164,6 +164,63 @@ BEGIN
 END
 $$;
 
+-- How similar to a query vectors are that have nothing to do with it: near 0 with one model, 0.75 with another. The mean of a
+-- sample, of some two hundred rows from a hundred pages that lie evenly over each table that holds the generation's vectors
+-- (its own, and users' with a column of it); nearly all of so many have nothing to do with it. NULL where there are fewer than
+-- twenty to go by.
+CREATE OR REPLACE FUNCTION embedmill.similarity_of_chance(p_generation_id integer, p_query text)
+RETURNS double precision
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
+    SET jit = off AS $$
+DECLARE
+    g embedmill.generations;
+    v_holder record;
+    v_pages bigint;
+    v_sampled bigint;
+    v_sum double precision;
+    v_all bigint := 0;
+    v_total double precision := 0;
+BEGIN
+    SELECT * INTO g FROM embedmill.generations WHERE id = p_generation_id;
+    IF g.id IS NULL OR NOT embedmill.caller_sees(g.tenant_id) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config('search_path', embedmill.path_of_vectors(), true);
+    FOR v_holder IN
+        SELECT to_regclass(format('embedmill.vectors_%s', g.id)) AS relation, 'embedding'::name AS column_name,
+               format('%s(%s)', g.storage::regtype, g.dimensions) AS column_type
+         UNION ALL
+        SELECT o.relation, t.column_name, format_type(a.atttypid, a.atttypmod)
+          FROM embedmill.target_columns t
+          JOIN embedmill.table_sources o ON o.record_source_id = t.record_source_id
+          JOIN pg_attribute a ON a.attrelid = o.relation AND a.attname = t.column_name AND NOT a.attisdropped
+         WHERE t.generation_id = g.id
+    LOOP
+        v_pages := pg_relation_size(v_holder.relation) / current_setting('block_size')::integer;
+        CONTINUE WHEN coalesce(v_pages, 0) = 0;
+        BEGIN
+            EXECUTE format(
+                'SELECT count(*), coalesce(sum(s.similarity), 0)'
+                '  FROM (SELECT 1 - (t.%1$I <=> $1::%2$s) AS similarity FROM %3$s t'
+                '         WHERE t.%1$I IS NOT NULL AND t.ctid = ANY (ARRAY('
+                '             SELECT concat(''('', n * $2 / least(100, $2), '','', place, '')'')::tid'
+                '               FROM generate_series(0, least(100, $2) - 1) AS n,'
+                '                    generate_series(1, greatest(2, 200 / $2)) AS place))) s'
+                ' WHERE s.similarity <> ''NaN''',
+                v_holder.column_name, v_holder.column_type, v_holder.relation)
+            INTO v_sampled, v_sum USING p_query, v_pages;
+            v_all := v_all + v_sampled;
+            v_total := v_total + v_sum;
+        EXCEPTION
+            -- A table that cannot be read any more: its source says so, and the others tell.
+            WHEN syntax_error_or_access_rule_violation OR data_exception THEN
+                CONTINUE;
+        END;
+    END LOOP;
+    RETURN CASE WHEN v_all >= 20 THEN v_total / v_all END;
+END
+$$;
+
 -- A query's words, dearest first, and how much each tells passages apart: its share of the inverse document frequencies of
 -- all (Robertson and Sparck Jones), by a sample of the tenant's chunks in the order of their hashes, which is that of
 -- chance. What nearly every passage has is worth nearly nothing, be it a word of the language that the configuration
@@ -261,7 +318,7 @@ $$;
 
 -- They run with more rights than their caller: by name only, for those who search.
 REVOKE ALL ON FUNCTION embedmill.matching_documents(integer, bigint, text, jsonb, integer),
-    embedmill.search_vectors(integer, text, integer, bigint, text, jsonb),
+    embedmill.search_vectors(integer, text, integer, bigint, text, jsonb), embedmill.similarity_of_chance(integer, text),
     embedmill.search_text(integer, text, integer, bigint, text, jsonb) FROM PUBLIC;
 DO $$
 DECLARE
@@ -270,6 +327,7 @@ BEGIN
     FOR v_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('embedmill_service', 'embedmill_reader') LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION '
                        'embedmill.search_vectors(integer, text, integer, bigint, text, jsonb), '
+                       'embedmill.similarity_of_chance(integer, text), '
                        'embedmill.search_text(integer, text, integer, bigint, text, jsonb) TO %I', v_role);
     END LOOP;
 END
