@@ -1,4 +1,5 @@
-"""Each tutorial does what it says: its commands are run, from a bare home folder, and print what the page shows."""
+"""Each tutorial, and the page on searching, does what it says: its commands are run, from a bare home folder, and
+print what the page shows."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ from tests.support.console_blocks import ConsoleSession, plain_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+SEARCH = ROOT / "docs" / "how-to" / "search.md"
 # The addresses of the pages, which may be taken on a machine that runs tests.
 SERVICE = "127.0.0.1:8080"
 RECEIVER = "127.0.0.1:9000"
 RECEIVER_IN_PYTHON = '("127.0.0.1", 9000)'
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*TUTORIALS, SEARCH], ids=lambda page: page.stem)
 def test_a_tutorial_does_what_it_says(page: Path, data_dir: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
