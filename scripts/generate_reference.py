@@ -164,9 +164,8 @@ def _command_section(name: str, command: click.Command) -> list[str]:
 
 
 def _placeholder(argument: click.Argument) -> str:
-    return (
-        argument.make_metavar(click.Context(click.Command("embedmill"))).removeprefix("[").removesuffix("]")
-    )
+    said = argument.make_metavar(click.Context(click.Command("embedmill")))
+    return said[1:-1] if said.startswith("[") and said.endswith("]") else said
 
 
 def _option_row(command: str, option: click.Option) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from embedmill.database.psql import find_psql
+from embedmill.errors import ConfigurationError
 from tests.support.commands import CommandLine
 
 
@@ -52,6 +55,28 @@ def test_a_mistake_is_told_in_one_sentence(command: CommandLine, arguments: list
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().count("\n") == 0
+
+
+def test_psql_opens_the_database_and_shows_no_password(tmp_path: Path, database: str) -> None:
+    command = CommandLine(tmp_path / "data", database)
+    asked = "SELECT current_database(), count(*) FROM embedmill.embedding_queue"
+    name = conninfo_to_dict(database)["dbname"]
+    assert command.run("db", "psql", "-XAtc", asked).stdout == f"{name}|0\n"
+    assert "does not exist" in command.run("db", "psql", "-Xc", "TABLE nowhere", status=1).stderr
+    with_password = CommandLine(tmp_path / "data", make_conninfo(database, **{"password": "of no account"}))
+    seen = with_password.run("db", "psql", "-XAt", "-c", "\\! ps -o args= -p $PPID").stdout
+    assert f"dbname={name}" in seen
+    assert "of no account" not in seen
+
+
+def test_psql_is_that_of_the_embedded_server_where_there_is_no_other(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "pginstall" in find_psql()
+    monkeypatch.setattr("embedmill.database.psql.WHEEL", "no_such_wheel")
+    with pytest.raises(ConfigurationError, match="postgresql-client"):
+        find_psql()
 
 
 def test_a_wrong_setting_names_its_variable(database: str, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
+from embedmill.database.psql import find_psql
 from tests.support import audit
 from tests.support.commands import CommandLine
 from tests.support.provider import RunningProvider
 from tests.support.provider.vectors import vector_for
-from tests.support.psql import ROOT, find_psql, need_curl, run_psql
+from tests.support.psql import ROOT, need_curl, run_psql
 from tests.support.work import (
     DIMENSIONS,
     add_document,

@@ -113,6 +113,7 @@ class ConsoleSession:
         deadline = time.monotonic() + self._seconds
         while True:
             status, printed = self._shell(command)
+            printed = _as_every_jq(printed) if "jq" in command.line else printed
             fits = self.names.take(command.output, printed)
             if fits and status == command.status:
                 return
@@ -217,6 +218,11 @@ def plain_environment(home: Path, *folders: Path, **variables: str) -> dict[str,
         "NO_PROXY": "*",
         **variables,
     }
+
+
+def _as_every_jq(printed: str) -> str:
+    """From 1.7 on jq leaves a number as it came (50.0), before it does not (50)."""
+    return re.sub(r"(?<=[:,\[ ])(-?\d+)\.0(?=[],}\s])", r"\1", printed)
 
 
 def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

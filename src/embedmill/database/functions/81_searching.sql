@@ -212,8 +212,8 @@ BEGIN
             v_all := v_all + v_sampled;
             v_total := v_total + v_sum;
         EXCEPTION
-            -- A table that cannot be read any more: its source says so, and the others tell.
-            WHEN syntax_error_or_access_rule_violation OR data_exception THEN
+            -- A table that cannot be read any more (its source says so), or not by place: the others tell.
+            WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported THEN
                 CONTINUE;
         END;
     END LOOP;
