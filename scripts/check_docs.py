@@ -110,6 +110,8 @@ def wrong_command(code: str) -> Iterator[str]:
 
     command: click.Command = app
     for word in _words(found["rest"]):
+        if command.ignore_unknown_options:
+            return  # what follows is another program's
         if word.startswith("-") and word != "-":
             if not _has_option(command, word.partition("=")[0]):
                 yield f"`{code}`: there is no option {word.partition('=')[0]}"

@@ -41,4 +41,4 @@ def become_psql(url: str, arguments: Sequence[str]) -> NoReturn:
     if password is not None:
         environment["PGPASSWORD"] = str(password)
     program = find_psql()
-    os.execve(program, [program, make_conninfo(**parts), *arguments], environment)  # noqa: S606 - as its user asked
+    os.execve(program, [program, make_conninfo("", **parts), *arguments], environment)  # noqa: S606 - as its user asked
