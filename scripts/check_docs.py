@@ -110,7 +110,7 @@ def wrong_command(code: str) -> Iterator[str]:
 
     command: click.Command = app
     for word in _words(found["rest"]):
-        if command.ignore_unknown_options:
+        if command.context_settings.get("ignore_unknown_options"):
             return  # what follows is another program's
         if word.startswith("-") and word != "-":
             if not _has_option(command, word.partition("=")[0]):

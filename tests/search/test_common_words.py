@@ -12,7 +12,8 @@ import pytest
 
 from embedmill.app import App
 from embedmill.database.pipelines import Pipeline
-from embedmill.search.searcher import Filter, Mode, Searcher
+from embedmill.errors import ConfigurationError
+from embedmill.search.searcher import MOST_QUERY_CHARACTERS, Filter, Mode, Searcher
 from tests.support.work import add_document
 
 CHUNKS = 700
@@ -117,3 +118,22 @@ async def test_looking_up_the_dearest_words_alone_finds_what_looking_up_all_woul
             expected = [each for each in sorted(worths, reverse=True) if each > 0][:20]
             hits = await searcher.search(" ".join(asked), mode=Mode.TEXT, limit=20, where=where)
             assert [hit.score for hit in hits] == pytest.approx(expected, abs=0.0011)
+
+
+async def test_a_page_of_text_is_searched_by_its_dearest_words(
+    lamps: Searcher, app: App, pipeline: Pipeline
+) -> None:
+    common = "the keeper of the lamp and his own " * 40
+    hits = await lamps.search(f"{common} harpoon compass", mode=Mode.TEXT, limit=28)
+    assert {hit.text.split()[-1] for hit in hits} == {"harpoon.", "compass."}
+    many = [f"word{number}" for number in range(190)]
+    found = await weights(app, pipeline, ["harpoon", *many, "the"])
+    assert len(found) == 64
+    assert math.isclose(sum(found.values()), 1)
+
+
+async def test_a_query_of_many_pages_is_refused_and_says_so(lamps: Searcher) -> None:
+    longest = "harpoon " * (MOST_QUERY_CHARACTERS // 8)
+    assert len(await lamps.search(longest, mode=Mode.TEXT)) == 10
+    with pytest.raises(ConfigurationError, match="20,001 characters"):
+        await lamps.search(longest + "!", mode=Mode.TEXT)

@@ -19,7 +19,7 @@ router = APIRouter(tags=["search"])
 class Query(Wire):
     """`source` matches a document's source, with * and ? as in a shell; `metadata` must be part of a document's."""
 
-    query: Annotated[str, Field(min_length=1, max_length=100_000, examples=["how do I return a mill wheel?"])]
+    query: Annotated[str, Field(min_length=1, max_length=20_000, examples=["how do I return a mill wheel?"])]
     pipeline: Annotated[str, Field(max_length=100)] = "default"
     mode: Mode = Mode.HYBRID
     limit: Annotated[int, Field(ge=1, le=100)] = 10

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many passages."
 )
-@click.option("--document", type=int, help="Only this document (its id).")
+@click.option("--document", type=click.IntRange(1, 2**63 - 1), help="Only this document (its id).")
 @click.option("--source", help="Only sources like this: '*/contracts/*.pdf'.")
 @click.option("--metadata", type=JsonObject(), help="Only documents whose metadata holds this JSON object.")
 @as_json

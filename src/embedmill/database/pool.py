@@ -31,13 +31,15 @@ _ON_BEHALF = """
 SELECT set_config('embedmill.tenant_id', %(tenant_id)s, true), set_config('embedmill.actor', %(actor)s, true)
 """
 # pgvector may live in any schema (Supabase: extensions); operators must be found without naming it. The plans are
-# those that were tested, whatever server it is (decision 0096).
+# those that were tested, whatever server it is (decision 0096). A statement ends when nobody waits for it any more
+# (a server on Windows cannot tell).
 _BEGIN_SESSION = """
 SELECT set_config('search_path', 'embedmill, ' || coalesce(
     (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
       WHERE e.extname = 'vector'), 'public') || ', pg_catalog', false),
     (SELECT row_security_active(c.oid) FROM pg_class c WHERE c.oid = to_regclass('embedmill.knowledge_chunks')),
-    set_config('jit', 'off', false), set_config('random_page_cost', '1.1', false)
+    set_config('jit', 'off', false), set_config('random_page_cost', '1.1', false),
+    CASE WHEN version() !~* 'visual c|msvc|mingw' THEN set_config('client_connection_check_interval', '5s', false) END
 """
 
 

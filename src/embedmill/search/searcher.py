@@ -22,6 +22,8 @@ from embedmill.search.query_call import QueryVectors
 
 _SQL = load_queries("embedmill.search", "search.sql")
 MOST_HITS = 1000
+# Some five pages: no model reads more of a query, and a search by words would take long and find everything.
+MOST_QUERY_CHARACTERS = 20_000
 # What is fused is drawn from more candidates than are shown: a passage may be 40th in one list and 1st in both.
 _CANDIDATES_PER_HIT = 4
 _FEWEST_CANDIDATES = 50
@@ -317,6 +319,11 @@ def _rank(mode: Mode, lists: _Lists, limit: int) -> list[tuple[int, float]]:
 def _check(query: str, limit: int) -> None:
     if not query.strip():
         raise ConfigurationError("the query is empty: say what you are looking for")
+    if len(query) > MOST_QUERY_CHARACTERS:
+        raise ConfigurationError(
+            f"the query has {len(query):,} characters, of which at most {MOST_QUERY_CHARACTERS:,} can be searched for: "
+            "ask with the passage that matters"
+        )
     if not 1 <= limit <= MOST_HITS:
         raise ConfigurationError(f"--limit is 1 to {MOST_HITS}")
 

@@ -72,13 +72,53 @@ BEGIN
 END
 $$;
 
+-- Whether the index kept something back: a vector that is nearer than the last of those that were found, and not among them.
+-- Asked of two hundred, from as many documents as that gives, since what an HNSW graph hides are whole regions: where a
+-- document (a table of numbers, say) has hundreds of vectors that are all but equal, their neighbours are one another, and a
+-- search that came among them does not get out. Of a sound graph it is hardly ever true. Of the filter, what is NULL is not
+-- asked.
+CREATE OR REPLACE FUNCTION embedmill.keeps_back(
+    p_generation embedmill.generations, p_query text, p_ids bigint[], p_similarities double precision[], p_limit integer,
+    p_source text, p_metadata jsonb)
+RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    v_found boolean;
+    -- The page has room for anything as long as it is not full.
+    v_least CONSTANT double precision := CASE WHEN cardinality(p_ids) = p_limit
+                                              THEN (SELECT min(s.similarity) FROM unnest(p_similarities) AS s (similarity))
+                                              ELSE '-infinity' END;
+BEGIN
+    PERFORM set_config('search_path', embedmill.path_of_vectors(), true);
+    -- (LIMIT 1 says that each is looked up by its index.)
+    EXECUTE format(
+        'SELECT EXISTS ('
+        '    SELECT FROM (SELECT s.*, least(greatest(200 / count(*) OVER (), 1), s.chunk_count) AS places'
+        '                   FROM (SELECT d.id, d.chunk_count, d.source_id, d.metadata'
+        '                           FROM embedmill.knowledge_documents d'
+        '                          WHERE d.pipeline_id = $1 ORDER BY d.pipeline_id, d.content_hash LIMIT 200) s) d'
+        '     CROSS JOIN LATERAL generate_series(0, d.places - 1) AS place'
+        '     CROSS JOIN LATERAL (SELECT c.id FROM embedmill.knowledge_chunks c'
+        '                          WHERE c.document_id = d.id AND c.chunk_set = $2'
+        '                            AND c.ordinal = place * d.chunk_count / d.places LIMIT 1) c'
+        '     CROSS JOIN LATERAL (SELECT 1 - (v.embedding <=> $3::%1$s(%2$s)) AS similarity FROM embedmill.%3$I v'
+        '                          WHERE v.chunk_id = c.id AND v.embedding IS NOT NULL LIMIT 1) v'
+        '     WHERE v.similarity > $4 AND c.id <> ALL ($5)'
+        '       AND ($6 IS NULL OR d.source_id LIKE $6) AND ($7 IS NULL OR d.metadata @> $7))',
+        p_generation.storage::regtype, p_generation.dimensions, 'vectors_' || p_generation.id)
+    INTO v_found
+    USING p_generation.pipeline_id, p_generation.chunk_set, p_query, v_least, coalesce(p_ids, '{}'), p_source, p_metadata;
+    RETURN v_found;
+END
+$$;
+
 -- Nearest vectors first, of those in the generation's own table. p_query: as pgvector reads it; p_source: as LIKE reads it;
 -- of the filter, what is NULL is not asked. What a filter leaves is counted, and compared one by one where it is little
 -- (distances are kept apart from the order, for which the planner would take the index: that stops before it has seen all):
 -- found by the index of documents, where that stands, else by their chunks, as what an older release wrote without saying
 -- whose it is.
 -- Else the scan of the index goes on past what does not pass; where it ends before the page is full, what is left is
--- nowhere near, and is compared one by one after all.
+-- nowhere near, and is compared one by one after all. So is everything where the index keeps something back.
 CREATE OR REPLACE FUNCTION embedmill.search_vectors(
     p_generation_id integer, p_query text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
 RETURNS TABLE (chunk_id bigint, similarity double precision)
@@ -118,7 +158,16 @@ BEGIN
     v_near := format('SELECT v.chunk_id, 1 - (%1$s) AS similarity FROM embedmill.%2$I v WHERE v.embedding IS NOT NULL',
                      v_distance, 'vectors_' || g.id);
     IF NOT v_filtered THEN
-        RETURN QUERY EXECUTE format('%s ORDER BY %s LIMIT $2', v_near, v_distance) USING p_query, p_limit;
+        EXECUTE format('SELECT array_agg(n.chunk_id), array_agg(n.similarity) FROM (%s ORDER BY %s LIMIT $2) n',
+                       v_near, v_distance)
+        INTO v_ids, v_similarities USING p_query, p_limit;
+        IF v_reach IS NULL OR NOT embedmill.keeps_back(g, p_query, v_ids, v_similarities, p_limit, NULL, NULL) THEN
+            RETURN QUERY SELECT * FROM unnest(v_ids, v_similarities) AS n (id, similarity) ORDER BY n.similarity DESC;
+            RETURN;
+        END IF;
+        RETURN QUERY EXECUTE format(
+            'SELECT n.chunk_id, n.similarity FROM (%s OFFSET 0) n ORDER BY n.similarity DESC LIMIT $2', v_near)
+        USING p_query, p_limit;
         RETURN;
     END IF;
     -- What by the sample is too many is not counted up.
@@ -135,7 +184,8 @@ BEGIN
             '                                                WHERE c.id = v.chunk_id)))'
             ' ORDER BY %s LIMIT $2) n', v_near, v_distance)
         INTO v_ids, v_similarities USING p_query, p_limit, p_document_id, p_source, p_metadata;
-        IF cardinality(v_ids) = p_limit THEN
+        IF cardinality(v_ids) = p_limit
+           AND NOT embedmill.keeps_back(g, p_query, v_ids, v_similarities, p_limit, p_source, p_metadata) THEN
             RETURN QUERY SELECT * FROM unnest(v_ids, v_similarities) AS n (id, similarity) ORDER BY n.similarity DESC;
             RETURN;
         END IF;
@@ -224,7 +274,8 @@ $$;
 -- A query's words, dearest first, and how much each tells passages apart: its share of the inverse document frequencies of
 -- all (Robertson and Sparck Jones), by a sample of the tenant's chunks in the order of their hashes, which is that of
 -- chance. What nearly every passage has is worth nearly nothing, be it a word of the language that the configuration
--- `simple` knows nothing of, or what all of a collection is about.
+-- `simple` knows nothing of, or what all of a collection is about. Of a query as long as a page the first two hundred words are
+-- weighed and the 64 dearest returned: each is held against every passage that has any.
 CREATE OR REPLACE FUNCTION embedmill.weighed_words(
     p_tenant_id integer, p_pipeline_id integer, p_chunk_set integer, p_words tsquery[])
 RETURNS TABLE (word tsquery, weight double precision)
@@ -236,9 +287,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ), counted AS (
         SELECT w.word, (SELECT count(*) FROM sample) AS passages,
                (SELECT count(*) FROM sample s WHERE s.tsv @@ w.word) AS having
-          FROM (SELECT DISTINCT unnest(p_words)) AS w (word)
+          FROM (SELECT DISTINCT unnest(p_words[:200])) AS w (word)
     ), rated AS (
         SELECT c.word, ln(1 + (c.passages - c.having + 0.5) / (c.having + 0.5))::double precision AS rarity FROM counted c
+         ORDER BY rarity DESC, c.word LIMIT 64
     )
     SELECT r.word, r.rarity / sum(r.rarity) OVER () FROM rated r ORDER BY r.rarity DESC, r.word
 $$;
@@ -318,6 +370,7 @@ $$;
 
 -- They run with more rights than their caller: by name only, for those who search.
 REVOKE ALL ON FUNCTION embedmill.matching_documents(integer, bigint, text, jsonb, integer),
+    embedmill.keeps_back(embedmill.generations, text, bigint[], double precision[], integer, text, jsonb),
     embedmill.search_vectors(integer, text, integer, bigint, text, jsonb), embedmill.similarity_of_chance(integer, text),
     embedmill.search_text(integer, text, integer, bigint, text, jsonb) FROM PUBLIC;
 DO $$
