@@ -86,5 +86,7 @@ async def test_what_an_island_hides_is_found_under_a_filter_that_leaves_most(
     for query in QUERIES[::4]:
         hits = await searcher.search(query, mode=Mode.VECTOR, limit=10, where=Filter(source="/*"))
         assert hits[0].text == query
-        among_books = await searcher.search(query, mode=Mode.VECTOR, limit=10, where=Filter(source="/books/*"))
+        among_books = await searcher.search(
+            query, mode=Mode.VECTOR, limit=10, where=Filter(source="/books/*")
+        )
         assert among_books[0].text == query
