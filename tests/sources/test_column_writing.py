@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from embedmill.app import App
@@ -17,6 +20,7 @@ from tests.support.columns import (
     user_of,
     work_columns,
 )
+from tests.support.commands import CommandLine
 from tests.support.provider.handle import RunningProvider
 from tests.support.work import DIMENSIONS, stand_in_pipeline
 
@@ -179,3 +183,28 @@ async def test_search_finds_rows_by_the_vectors_in_their_column(
         assert len(await searcher.search("cook", mode=Mode.HYBRID)) == 3
     finally:
         await searching.aclose()
+
+
+async def test_a_worker_that_ends_by_itself_leaves_no_vector_of_what_was_withdrawn(
+    app: App, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Rows that leave the condition, or have no text any more; one that is locked is left to the next worker."""
+    worker = CommandLine(tmp_path, app.database.url)
+    left = "SELECT count(embedding) FROM public.jobs WHERE NOT is_active OR description = ''"
+    async with user_of(app) as user, user_of(app) as other:
+        await user.execute(JOBS)
+        ids = await insert_jobs(user, *(f"miller {number}" for number in range(12)))
+        await add_column_source(app, pipeline, template="$description", condition="is_active")
+        await asyncio.to_thread(worker.run, "worker", "--until-empty")
+        assert await assert_columns_match(app, "SELECT description, embedding::text FROM public.jobs") == 12
+
+        await user.execute("UPDATE public.jobs SET is_active = false WHERE id = ANY (%s)", (ids[:4],))
+        await user.execute("UPDATE public.jobs SET description = '' WHERE id = ANY (%s)", (ids[4:6],))
+        async with other.transaction():
+            await other.execute("SELECT FROM public.jobs WHERE id = %s FOR UPDATE", (ids[0],))
+            await asyncio.to_thread(worker.run, "worker", "--until-empty")
+            assert await app.database.fetch(left.encode()) == [(1,)]
+        await asyncio.to_thread(worker.run, "worker", "--until-empty")
+        await work_columns(app)
+        assert await app.database.fetch(left.encode()) == [(0,)]
+    await assert_books_balance(app)

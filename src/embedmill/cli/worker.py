@@ -96,6 +96,7 @@ async def _work(app: App, *, until_empty: bool, supervised: bool) -> int:
         running = tasks.create_task(working.run())
         while until_empty and not running.done():
             if await live_items(app.database) == 0:
+                await app.column_writer().settle_due()  # items end before a column is emptied
                 await working.settle_indexes()
                 working.stop()
                 break

@@ -61,10 +61,15 @@ class ColumnWriter:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._poll_seconds)
 
-    async def settle_some(self) -> int:
-        """One column's rows, some of them; how many are as they ought to be now."""
+    async def settle_due(self) -> None:
+        """All that can be done now; what a lock or a constraint holds back is left to a later try."""
+        while await self.settle_some() is not None:
+            pass
+
+    async def settle_some(self) -> int | None:
+        """One column's rows, some of them; how many are as they ought to be now. None: nothing is due."""
         row = await self._database.fetch_one(_SQL["settle"], {"limit": ROWS_AT_ONCE})
         if row is None or row[0] is None:
-            return 0
+            return None
         await self._database.fetch(_SQL["tell"])
         return int(row[0])
