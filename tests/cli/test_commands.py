@@ -126,3 +126,15 @@ def test_a_worker_works_off_what_waits_and_ends(command: CommandLine) -> None:
     done = command.run("worker", "--until-empty")
     assert "worker stopped" in done.stdout
     assert command.json("status")["workers"][0]["status"] == "stopped"
+
+
+def test_a_search_whose_provider_is_away_says_what_works_without_it(command: CommandLine) -> None:
+    command.run(
+        *("pipeline", "create", "p", "--model", "stand-in", "--dimensions", "16"),
+        *("--base-url", "http://127.0.0.1:9/v1"),
+    )
+    for mode in ("hybrid", "vector"):
+        said = command.run("search", "tide", "--pipeline", "p", "--mode", mode, status=1).stderr
+        assert said.endswith(". By words it works without the provider: --mode text\n")
+        assert said.count("\n") == 1
+    assert "Nothing found" in command.run("search", "tide", "--pipeline", "p", "--mode", "text").stdout

@@ -1,4 +1,5 @@
-"""`embedmill ingest` where the queue is off, refuses items, or is paused: it says so, and loses nothing."""
+"""`embedmill ingest` where the queue is off, refuses items, or is paused, or the budget used up: it says so, and loses
+nothing."""
 
 from __future__ import annotations
 
@@ -65,6 +66,25 @@ def test_a_paused_pipeline_is_not_waited_for_and_its_work_is_kept(command: Comma
         assert "`embedmill queue resume --pipeline p`" in told
         assert provider.stats()["calls"] == 0
         command.run("queue", "resume", "--pipeline", "p")
+        command.run("worker", "--until-empty")
+        assert command.json("ingest", str(folder), "--pipeline", "p")["coverage_percent"] == 100.0
+        assert provider.stats()["most_paid_for_one_input"] == 1
+
+
+def test_a_budget_that_is_used_up_is_not_waited_for_and_the_rest_is_kept(
+    command: CommandLine, folder: Path
+) -> None:
+    with start_provider(dimensions=16) as provider:
+        command.run(
+            *("pipeline", "create", "p", "--model", "stand-in", "--base-url", provider.base_url),
+            *("--dimensions", "16", "--price-per-million-tokens", "1000000"),
+        )
+        command.run("budget", "set", "0.01")
+        told = command.run("ingest", str(folder), "--pipeline", "p", status=1).stdout
+        assert "the budget is used up" in told
+        assert "`embedmill budget set AMOUNT`" in told
+        assert provider.stats()["calls"] == 0
+        command.run("budget", "set", "100000")
         command.run("worker", "--until-empty")
         assert command.json("ingest", str(folder), "--pipeline", "p")["coverage_percent"] == 100.0
         assert provider.stats()["most_paid_for_one_input"] == 1

@@ -172,9 +172,10 @@ class _Run:
             await keep_index(self._app.database, pipeline)
 
     async def _until_embedded(self, name: str) -> None:
-        """Until every document of this run has ended, whoever embeds it; a paused pipeline is not waited for."""
+        """Until every document of this run has ended, whoever embeds it; a paused pipeline and a budget are not waited
+        for."""
         from embedmill.database.patience import patiently
-        from embedmill.ingest.progress import is_settled
+        from embedmill.ingest.progress import is_settled, waits_for_budget
 
         while not self._interrupted.is_set() and self._fatal is None:
             if await patiently(lambda: is_settled(self._app.database, self._batch_id)):
@@ -183,6 +184,9 @@ class _Run:
                 self._fatal = (
                     f"pipeline {name!r} is paused: `embedmill queue resume --pipeline {name}` goes on"
                 )
+                return
+            if await patiently(lambda: waits_for_budget(self._app.database, self._batch_id)):
+                self._fatal = "the budget is used up, and the rest waits: `embedmill budget set AMOUNT` raises it, and workers go on"
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._interrupted.wait(), _POLL_SECONDS)

@@ -44,6 +44,7 @@ def search(
     from embedmill.cli.running import print_json, read_settings, run_with_app
 
     async def story(app: App) -> list[Hit]:
+        from embedmill.errors import EmbedmillError, ProviderError
         from embedmill.search.searcher import Filter, Mode
 
         where = Filter(document_id=document, source=source, metadata=metadata)
@@ -52,6 +53,9 @@ def search(
         try:
             searcher = app.searcher(chosen, provider)
             return await searcher.search(query, mode=Mode(mode), limit=limit, where=where)
+        except ProviderError as error:
+            told = str(error).rstrip(".")
+            raise EmbedmillError(f"{told}. By words it works without the provider: --mode text") from error
         finally:
             if provider is not None:
                 await provider.aclose()

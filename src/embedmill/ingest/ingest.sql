@@ -122,6 +122,13 @@ SELECT count(*), coalesce(sum(inputs), 0)::bigint, coalesce(sum(input_tokens), 0
 -- Chunks, embedded, unembeddable, of a generation.
 SELECT chunks, embedded, unembeddable FROM embedmill.generation_coverage WHERE generation_id = %(generation_id)s;
 
+-- name: waits_for_budget
+-- Whether all that is left of a run is parked, and so waits for a budget (functions/52_budgets.sql).
+SELECT CASE WHEN EXISTS (SELECT FROM embedmill.embedding_queue q
+                          WHERE q.batch_id = %(batch_id)s AND NOT (q.status = 'pending' AND q.available_at = 'infinity'))
+            THEN false
+            ELSE EXISTS (SELECT FROM embedmill.embedding_queue q WHERE q.batch_id = %(batch_id)s) END;
+
 -- name: is_settled
 -- Whether a run has ended: no live job, and no live item of a document whose job failed early.
 SELECT NOT EXISTS (SELECT FROM embedmill.ingestion_jobs

@@ -78,6 +78,12 @@ async def coverage(database: Database, generation_id: int) -> Coverage:
     return Coverage(*row) if row else Coverage(0, 0, 0)
 
 
+async def waits_for_budget(database: Database, batch_id: UUID) -> bool:
+    """Whether all that is left of a run waits until a budget is raised, or a month begins."""
+    row = await database.fetch_one(_SQL["waits_for_budget"], {"batch_id": batch_id})
+    return bool(row and row[0])
+
+
 async def is_settled(database: Database, batch_id: UUID) -> bool:
     """Whether nothing of a run is under way any more."""
     row = await database.fetch_one(_SQL["is_settled"], {"batch_id": batch_id})
