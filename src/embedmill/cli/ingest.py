@@ -186,7 +186,9 @@ class _Run:
                 )
                 return
             if await patiently(lambda: waits_for_budget(self._app.database, self._batch_id)):
-                self._fatal = "the budget is used up, and the rest waits: `embedmill budget set AMOUNT` raises it, and workers go on"
+                self._fatal = (
+                    "the budget is used up, and the rest waits: `embedmill budget set AMOUNT` raises it"
+                )
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._interrupted.wait(), _POLL_SECONDS)
