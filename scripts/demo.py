@@ -23,18 +23,21 @@ def main() -> int:
     if ingested.returncode != 0:
         return ingested.returncode
     say("2. Ask")
+    print()
     for question in json.loads((EXAMPLES / "questions.json").read_text("utf-8")):
-        say(f"embedmill search {question['question']!r}", mark="$")
+        print(
+            f"$ embedmill search {question['question']!r}", flush=True
+        )  # what it prints ends with an empty line
         subprocess.run([EMBEDMILL, "search", "--limit", "1", question["question"]], check=True)
-    say("3. How it stands")
+    print("== 3. How it stands", flush=True)
     subprocess.run([EMBEDMILL, "status"], check=True)
     say(f"Done in {time.monotonic() - started:.1f} s. Run it again: nothing is paid twice.")
     print("Your own: embedmill ingest PATH, then embedmill search 'a question' (see README.md)")
     return 0
 
 
-def say(text: str, mark: str = "==") -> None:
-    print(f"\n{mark} {text}", flush=True)
+def say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
 
 
 if __name__ == "__main__":

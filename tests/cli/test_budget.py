@@ -41,6 +41,12 @@ def test_a_budget_is_set_shown_changed_and_removed(command: CommandLine, databas
     assert command.run("budget", "remove").stdout == "tenant default had no budget\n"
 
 
+@pytest.mark.parametrize("amount", ["1e400", "1000000000.01", "nan", "much"])
+def test_what_is_no_amount_is_refused(command: CommandLine, amount: str) -> None:
+    assert "a budget is an amount of US dollars" in command.run("budget", "set", amount, status=1).stderr
+    assert "has no budget" in command.run("budget", "show").stdout
+
+
 def test_a_budget_that_is_used_up_says_how_work_goes_on(command: CommandLine, database: str) -> None:
     command.run("budget", "set", "2")
     with psycopg.connect(database, autocommit=True) as connection:
@@ -61,8 +67,8 @@ def test_a_tenants_budget_is_its_own(command: CommandLine) -> None:
     ("arguments", "status", "said"),
     [
         (["set", "much"], 1, "an amount of US dollars, not 'much'"),
-        (["set", "nan"], 1, "from 0 on"),
-        (["set", "--", "-1"], 1, "from 0 on"),
+        (["set", "nan"], 1, "from 0 to 1,000,000,000"),
+        (["set", "--", "-1"], 1, "from 0 to 1,000,000,000"),
         (["set"], 2, "AMOUNT"),
         (["set", "1", "--period", "week"], 2, "month"),
         (["set", "1", "--period", "month", "--job", NOBODY], 2, "leave out --period"),

@@ -64,7 +64,7 @@ def test_psql_opens_the_database_and_shows_no_password(tmp_path: Path, database:
     assert command.run("db", "psql", "-XAtc", asked).stdout == f"{name}|0\n"
     assert "does not exist" in command.run("db", "psql", "-Xc", "TABLE nowhere", status=1).stderr
     with_password = CommandLine(tmp_path / "data", make_conninfo(database, **{"password": "of no account"}))
-    seen = with_password.run("db", "psql", "-XAt", "-c", "\\! ps -o args= -p $PPID").stdout
+    seen = with_password.run("db", "psql", "-XAt", "-c", "\\! ps -ww -o args= -p $PPID").stdout
     assert f"dbname={name}" in seen
     assert "of no account" not in seen
 
@@ -126,6 +126,12 @@ def test_a_worker_works_off_what_waits_and_ends(command: CommandLine) -> None:
     done = command.run("worker", "--until-empty")
     assert "worker stopped" in done.stdout
     assert command.json("status")["workers"][0]["status"] == "stopped"
+
+
+def test_a_source_that_no_path_is_equal_to_says_how_parts_are_named(command: CommandLine) -> None:
+    said = command.run("search", "tide", "--mode", "text", "--source", "errors.md").stdout
+    assert "'*errors.md*'" in said
+    assert "'*errors" not in command.run("search", "tide", "--mode", "text", "--source", "*errors.md").stdout
 
 
 def test_a_search_whose_provider_is_away_says_what_works_without_it(command: CommandLine) -> None:

@@ -135,14 +135,15 @@ def test_a_slow_feed_is_not_held_back_and_an_interrupt_loses_nothing(
     assert b"stopped: everything up to line 4 is written" in err
 
 
-@pytest.mark.parametrize("through", ["standard input", "a file"])
+@pytest.mark.parametrize("through", ["standard input", "standard input that does not wait", "a file"])
 def test_an_interrupt_ends_it_while_its_feed_stays_open(
     command: CommandLine, database: str, tmp_path: Path, through: str
 ) -> None:
     fifo = tmp_path / "feed"
     os.mkfifo(fifo)
-    file = "-" if through == "standard input" else str(fifo)
-    feed = os.open(fifo, os.O_RDWR)  # for both: opening waits for nobody
+    file = str(fifo) if through == "a file" else "-"
+    feed = os.open(fifo, os.O_RDWR)  # for all: opening waits for nobody
+    os.set_blocking(feed, through != "standard input that does not wait")
     with subprocess.Popen(
         [EMBEDMILL, "shards", "import", "--jsonl", file, "--type", "t"],
         env=command.environment,

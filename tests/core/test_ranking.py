@@ -28,7 +28,8 @@ def test_everything_that_was_found_comes_out_once_best_first(
     fused = fuse_scores(by_vector, by_text, chance)
     assert {found for found, _ in fused} == {found for found, _ in [*by_vector, *by_text]}
     assert len({found for found, _ in fused}) == len(fused)
-    assert fused == sorted(fused, key=lambda each: (-each[1], each[0]))
+    assert fused == sorted(fused, key=lambda each: -each[1])
+    assert all(0 <= score <= 1 + 1e-9 for _, score in fused)
 
 
 @given(scored(-1), CHANCE)
@@ -77,6 +78,11 @@ def test_a_code_outweighs_a_vague_likeness_and_a_common_word_does_not() -> None:
 def test_vectors_that_do_not_differ_leave_it_to_the_words(chance: float | None) -> None:
     same = [(1, 1.0), (2, 1.0), (3, 1.0)]
     assert [found for found, _ in fuse_scores(same, [(3, 0.8), (2, 0.2)], chance)] == [3, 2, 1]
+
+
+def test_to_be_less_like_the_query_than_chance_is_no_worse_than_not_to_be_in_the_list() -> None:
+    assert fuse_scores([(1, 0.7)], [(1, 0.6), (2, 0.2)], 0.75)[0][0] == 1
+    assert fuse_scores([(2, 0.2), (1, 0.1)], [], 0.3) == [(2, 0.0), (1, 0.0)]
 
 
 def test_nothing_found_is_nothing() -> None:

@@ -68,7 +68,7 @@ async def test_what_was_wrong_within_a_session_is_raised_also_where_the_session_
 async def test_plans_are_those_that_were_tested_whatever_the_server_is_set_to(
     database: str, one: Database
 ) -> None:
-    tested = {"jit": "off", "random_page_cost": "1.1", "client_connection_check_interval": "5s"}
+    tested = {"jit": "off", "random_page_cost": "1.1", "client_connection_check_interval": "2s"}
     with psycopg.connect(database, autocommit=True) as owner:
         name = psycopg.sql.Identifier(owner.info.dbname)
         owner.execute(psycopg.sql.SQL("ALTER DATABASE {} SET jit = on").format(name))

@@ -131,3 +131,22 @@ async def test_letters_of_what_was_embedded_without_the_queue_are_dealt_with_too
     done = await retry_letters(app.database, await app.tenant_id(), Letters(), actor="ann")
     assert (done["gone"], done["documents"]) == (1, 3)
     assert await letters(app) == []
+
+
+async def test_a_document_that_is_enqueued_again_needs_nobody_to_look_at_its_failure(
+    app: App, pipeline: Pipeline
+) -> None:
+    """By whatever way: its file is taken in again, its row changes, the audit mends it. What is refused stays open."""
+    await two_kinds(app, pipeline)
+    await app.database.fetch(
+        "SELECT embedmill.enqueue_documents(ARRAY(SELECT id FROM embedmill.knowledge_documents "
+        "WHERE source_id IN ('a', 'c') ORDER BY id), NULL, 'medium', 'internal_ingestion')"
+    )
+    assert {(letter.document, letter.ordinal is None) for letter in await letters(app)} == {
+        ("b", True),
+        ("c", False),
+    }
+    resolved = await app.database.fetch(
+        "SELECT resolution FROM embedmill.dead_letters WHERE resolved_at IS NOT NULL"
+    )
+    assert resolved == [("retried",)]

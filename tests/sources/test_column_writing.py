@@ -22,7 +22,7 @@ from tests.support.columns import (
 )
 from tests.support.commands import CommandLine
 from tests.support.provider.handle import RunningProvider
-from tests.support.work import DIMENSIONS, stand_in_pipeline
+from tests.support.work import DIMENSIONS, add_document, stand_in_pipeline
 
 SCHEMA = '"Odd ""Name"""'
 TABLE = SCHEMA + '''."Job's %s"'''
@@ -208,3 +208,18 @@ async def test_a_worker_that_ends_by_itself_leaves_no_vector_of_what_was_withdra
         await work_columns(app)
         assert await app.database.fetch(left.encode()) == [(0,)]
     await assert_books_balance(app)
+
+
+async def test_what_an_older_release_stages_is_stored(app: App, pipeline: Pipeline) -> None:
+    """Beside a newer one its answers are paid all the same; it does not stage whose the chunks are."""
+    document = await add_document(app, pipeline, "/old.txt", ["one", "two"])
+    number = pipeline.generation.id
+    async with app.database.transaction() as connection:
+        await connection.execute(
+            f"CREATE TEMP TABLE staged_vectors_{number} ON COMMIT DROP AS "
+            "SELECT id AS chunk_id, '\\x00'::bytea AS input_hash, "
+            f"      array_fill(1, ARRAY[{DIMENSIONS}])::vector AS embedding FROM embedmill.knowledge_chunks".encode()
+        )
+        await connection.execute("SELECT embedmill.store_staged_vectors(%s)", (number,))
+    stored = f"SELECT DISTINCT document_id, embedding IS NULL FROM embedmill.vectors_{number}"
+    assert await app.database.fetch(stored.encode()) == [(document.document_id, False)]

@@ -65,6 +65,8 @@ def search(
         print_json(hits)
     else:
         show_hits(hits)
+        if not hits and source is not None and not set(source) & set("*?"):
+            print(f"--source is held against a whole path or id; '*{source}*' takes parts of it as well.")
 
 
 def _import_search() -> None:

@@ -31,7 +31,6 @@ _OTHERS = "others"
 MOST_CALLS_ONE_BY_ONE = 30_000
 """By user and by job calls are summed one by one: a page does so up to here."""
 _NEVER_EMBEDDED = {"query"}
-_MOST_BUDGET = Decimal(10**9)
 
 
 class Scope:
@@ -141,8 +140,8 @@ def read_amount(text: str) -> Decimal:
         raise ConfigurationError(
             f"a budget is an amount of US dollars such as 12.50, not {text!r}"
         ) from error
-    if not amount.is_finite() or not 0 <= amount <= _MOST_BUDGET:
-        raise ConfigurationError("a budget is an amount of US dollars from 0 to 1,000,000,000")
+    if not amount.is_finite() or not 0 <= amount <= budgets.MOST_USD:
+        raise ConfigurationError(f"a budget is an amount of US dollars from 0 to {budgets.MOST_USD:,}")
     return amount
 
 

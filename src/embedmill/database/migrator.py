@@ -24,6 +24,7 @@ from psycopg import sql
 
 from embedmill.database.applying import apply_functions, apply_migration, first_line
 from embedmill.database.migration_files import Migration, read_functions, read_migrations
+from embedmill.database.pool import END_WITH_THE_CLIENT
 from embedmill.database.schema_records import (
     RECORD_TABLES,
     Connection,
@@ -166,16 +167,16 @@ def _own_session(connection: Connection) -> Iterator[None]:
         "statement_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
         "client_min_messages": "warning",
-        # A killed migrator's long statement ends with it and gives up the lock.
-        "client_connection_check_interval": "2s",
     }
     try:
+        # (A killed migrator's long statement ends with it and gives up the lock.)
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.execute(END_WITH_THE_CLIENT)
         yield
     finally:
         if not connection.closed:
-            for name in settings:
+            for name in (*settings, "client_connection_check_interval"):
                 connection.execute(sql.SQL("RESET {}").format(sql.Identifier(name)))
             connection.autocommit = autocommit
 

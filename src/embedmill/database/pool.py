@@ -31,15 +31,20 @@ _ON_BEHALF = """
 SELECT set_config('embedmill.tenant_id', %(tenant_id)s, true), set_config('embedmill.actor', %(actor)s, true)
 """
 # pgvector may live in any schema (Supabase: extensions); operators must be found without naming it. The plans are
-# those that were tested, whatever server it is (decision 0096). A statement ends when nobody waits for it any more
-# (a server on Windows cannot tell).
+# those that were tested, whatever server it is (decision 0096).
 _BEGIN_SESSION = """
 SELECT set_config('search_path', 'embedmill, ' || coalesce(
     (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
       WHERE e.extname = 'vector'), 'public') || ', pg_catalog', false),
     (SELECT row_security_active(c.oid) FROM pg_class c WHERE c.oid = to_regclass('embedmill.knowledge_chunks')),
-    set_config('jit', 'off', false), set_config('random_page_cost', '1.1', false),
-    CASE WHEN version() !~* 'visual c|msvc|mingw' THEN set_config('client_connection_check_interval', '5s', false) END
+    set_config('jit', 'off', false), set_config('random_page_cost', '1.1', false)
+"""
+# A statement ends when nobody waits for it any more, where the server can tell.
+END_WITH_THE_CLIENT = """
+DO $$ BEGIN
+    PERFORM set_config('client_connection_check_interval', '2s', false);
+EXCEPTION WHEN invalid_parameter_value THEN NULL;
+END $$
 """
 
 
@@ -201,6 +206,7 @@ async def _configure(connection: AskedConnection) -> None:
     row = await cursor.fetchone()
     connection.is_bound_by_policies = row[1] if row else None
     await connection.execute(_IDLE_TIMEOUT)
+    await connection.execute(END_WITH_THE_CLIENT)
 
 
 def connect(url: str, *, application_name: str = "embedmill") -> psycopg.Connection[tuple[Any, ...]]:
@@ -212,4 +218,5 @@ def connect(url: str, *, application_name: str = "embedmill") -> psycopg.Connect
     except psycopg.Error as error:
         raise describe_connection_error(error, url) from error
     connection.execute(_BEGIN_SESSION)
+    connection.execute(END_WITH_THE_CLIENT)
     return connection

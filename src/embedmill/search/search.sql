@@ -1,11 +1,11 @@
 -- name: by_vector
 -- The nearest vectors of the generation's own table (functions/81_searching.sql), and those that stand in columns of users'
--- tables; each best first.
+-- tables; each best first. (Zeros, which users may have written into their column, are similar to nothing.)
 SELECT chunk_id, similarity
   FROM embedmill.search_vectors(%(generation_id)s, %(query)s, %(candidates)s, %(document_id)s, %(source)s,
                                 %(metadata)s::jsonb)
+ WHERE similarity <> 'NaN'
  UNION ALL
--- (Users may have written zeros into their column, which are similar to nothing.)
 SELECT chunk_id, similarity
   FROM embedmill.search_columns(%(generation_id)s, %(query)s, %(candidates)s, %(document_id)s, %(source)s,
                                 %(metadata)s::jsonb)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -203,6 +204,14 @@ class _Pieces:
         self._is_over = True
         self._room.release()
 
+    def _read_some(self) -> bytes:
+        """What there is, waited for: whoever gave us the file may have made it one that does not wait."""
+        while True:
+            try:
+                return os.read(self._file, _PIECE_BYTES)
+            except BlockingIOError:
+                select.select([self._file], [], [])
+
     def _pump(self) -> None:
         while True:
             self._room.acquire()
@@ -210,7 +219,7 @@ class _Pieces:
                 return
             piece: bytes | Exception
             try:
-                piece = os.read(self._file, _PIECE_BYTES)
+                piece = self._read_some()
             except OSError as error:
                 piece = error
             try:

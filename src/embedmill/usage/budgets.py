@@ -20,6 +20,8 @@ from embedmill.database.pool import Database
 from embedmill.database.queries import load_queries
 from embedmill.errors import ConfigurationError, NotFoundError
 
+MOST_USD = 1_000_000_000
+"""The largest budget that there may be."""
 _SQL = load_queries("embedmill.usage", "budgets.sql")
 
 Period = Literal["month", "total"]
@@ -137,6 +139,8 @@ def _amount(limit_usd: Amount) -> Decimal:
         amount = Decimal(str(limit_usd))
     except InvalidOperation as error:
         raise ConfigurationError(f"a budget is an amount of US dollars, not {limit_usd!r}") from error
-    if not amount.is_finite() or amount < 0:
-        raise ConfigurationError(f"a budget is an amount of US dollars from 0 on, not {limit_usd!r}")
+    if not amount.is_finite() or not 0 <= amount <= MOST_USD:
+        raise ConfigurationError(
+            f"a budget is an amount of US dollars from 0 to {MOST_USD:,}, not {limit_usd!r}"
+        )
     return amount

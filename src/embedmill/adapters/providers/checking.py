@@ -47,9 +47,9 @@ def check_dimensions(answered: int, dimensions: int, model: str) -> None:
     """Raises BadResponseError, saying what to change, when a vector has another length than agreed."""
     if answered != dimensions:
         raise BadResponseError(
-            f"{model} answered with {answered} dimensions where {dimensions} are set: set the pipeline's"
-            f' dimensions to {answered}, or, where the server can shorten, put "dimensions": {dimensions}'
-            " into its params"
+            f"{model} answered with {answered} dimensions where {dimensions} are set: change the pipeline's"
+            f" dimensions to {answered} (`embedmill pipeline migrate NAME --dimensions {answered}`), or, where the"
+            f' server can shorten, put "dimensions": {dimensions} into its params'
         )
 
 

@@ -148,6 +148,9 @@ BEGIN
                    p_metadata, coalesce(p_max_retries, embedmill.config_integer('max_retries')::integer)) AS e;
     END LOOP;
     PERFORM embedmill.end_read_items(p_document_ids);
+    -- What they lack waits again, or nothing is lacking: only what the provider refuses is still for somebody to look at.
+    UPDATE embedmill.dead_letters l SET resolved_at = now(), resolution = 'retried'
+     WHERE l.document_id = ANY (p_document_ids) AND l.resolved_at IS NULL AND l.chunk_id IS NULL;
 END
 $$;
 

@@ -207,7 +207,7 @@ END
 $$;
 
 -- Vectors that were staged (embed/columns.py): into users' columns, and into the generation's table; of those that stand
--- in a column only that they stand.
+-- in a column only that they stand. (An older release, which may be at work beside a newer one, stages no document_id.)
 CREATE OR REPLACE FUNCTION embedmill.store_staged_vectors(p_generation_id integer) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -216,8 +216,9 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT array_agg(chunk_id) FROM %s', v_stage) INTO v_chunks;
     EXECUTE format('INSERT INTO embedmill.%I (chunk_id, input_hash, embedding, document_id)'
-                   ' SELECT chunk_id, input_hash, CASE WHEN chunk_id = ANY ($1) THEN NULL ELSE embedding END, document_id'
-                   '   FROM %s',
+                   ' SELECT s.chunk_id, s.input_hash, CASE WHEN s.chunk_id = ANY ($1) THEN NULL ELSE s.embedding END,'
+                   '        (SELECT c.document_id FROM embedmill.knowledge_chunks c WHERE c.id = s.chunk_id)'
+                   '   FROM %s s',
                    'vectors_' || p_generation_id, v_stage)
     USING embedmill.put_into_columns(p_generation_id, v_stage, v_chunks);
 END

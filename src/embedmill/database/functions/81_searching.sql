@@ -172,7 +172,8 @@ BEGIN
     END IF;
     -- What by the sample is too many is not counted up.
     IF v_reach IS NULL OR v_share * v_vectors <= 1.4 * v_reach THEN
-        v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, v_reach);
+        v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata,
+                                                    CASE WHEN p_document_id IS NULL THEN v_reach END);
     END IF;
     IF v_documents IS NULL THEN
         EXECUTE format(
