@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
 
 from embedmill.app import App
-from embedmill.errors import DatabaseError
+from embedmill.database.pool import connect
+from embedmill.errors import DatabaseError, DatabaseUnreachableError
 from embedmill.worker.heartbeat import Heartbeat, Pulse
 from embedmill.worker.identity import current_identity
+from embedmill.worker.loop import Worker, WorkerOptions
 
 STATE = """SELECT extract(epoch FROM now() - heartbeat_at), status::text, chunks_embedded
            FROM embedmill.embedding_queue_workers"""
@@ -62,3 +66,33 @@ def test_a_database_that_is_not_there_is_said_at_once() -> None:
     heartbeat = Heartbeat("postgresql://127.0.0.1:1/none", current_identity(), Pulse(), interval_seconds=1)
     with pytest.raises(DatabaseError):
         heartbeat.start()
+
+
+async def test_a_database_that_is_away_while_a_worker_begins_is_waited_for(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def connect_at_the_second_try(url: str, *, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
+        tried.append(url)
+        if len(tried) == 1:
+            raise DatabaseUnreachableError("it restarts")
+        return connect(url, application_name=application_name)
+
+    monkeypatch.setattr("embedmill.worker.heartbeat.connect", connect_at_the_second_try)
+    worker = Worker(app.database, app.provider, WorkerOptions())
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run())
+        while await app.database.fetch_one("SELECT worker_id FROM embedmill.embedding_queue_workers") is None:
+            await asyncio.sleep(0.01)
+        worker.stop()
+    assert len(tried) == 2
+
+
+async def test_a_worker_whose_registration_was_not_answered_registers_again(app: App) -> None:
+    identity = current_identity()
+    for _ in range(2):
+        heartbeat = Heartbeat(app.database.url, identity, Pulse(), interval_seconds=1)
+        heartbeat.start()
+        heartbeat.stop()
+    assert len(await app.database.fetch("SELECT worker_id FROM embedmill.embedding_queue_workers")) == 1

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,22 +82,28 @@ def worker(
 
 async def _work(app: App, *, until_empty: bool, supervised: bool) -> int:
     """One worker, in this process; the exit status. A fleet's is stopped by its supervisor alone, and says nothing."""
+    from embedmill.database.patience import patiently
     from embedmill.fleet.lifeline import DRAINED_STATUS
     from embedmill.queue.items import live_items
 
-    working = app.worker(parses=True)
+    working, columns = app.worker(parses=True), app.column_writer()
+
+    def stop() -> None:
+        columns.stop()
+        working.stop()
+
     if supervised:
         from embedmill.fleet.lifeline import follow_supervisor
 
-        follow_supervisor(working.stop, grace_seconds=_GRACE_SECONDS)
+        follow_supervisor(stop, grace_seconds=_GRACE_SECONDS)
     tell_user = _say_nothing if supervised else say
-    stop_on_signals(working.stop, _die, tell_user)
+    stop_on_signals(stop, _die, tell_user)
     tell_user(f"worker {working.identity.worker_id} is at work; Ctrl-C ends it")
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(working.run())
         while until_empty and not running.done():
-            if await live_items(app.database) == 0:
-                await app.column_writer().settle_due()  # items end before a column is emptied
+            if await patiently(partial(live_items, app.database)) == 0:
+                await columns.settle_due()  # items end before a column is emptied
                 await working.settle_indexes()
                 working.stop()
                 break

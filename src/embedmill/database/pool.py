@@ -215,8 +215,8 @@ def connect(url: str, *, application_name: str = "embedmill") -> psycopg.Connect
         connection = psycopg.connect(
             url, autocommit=True, application_name=application_name, connect_timeout=10
         )
+        connection.execute(_BEGIN_SESSION)
+        connection.execute(END_WITH_THE_CLIENT)
     except psycopg.Error as error:
         raise describe_connection_error(error, url) from error
-    connection.execute(_BEGIN_SESSION)
-    connection.execute(END_WITH_THE_CLIENT)
     return connection

@@ -62,8 +62,8 @@ class ColumnWriter:
                     await asyncio.wait_for(self._stopping.wait(), self._poll_seconds)
 
     async def settle_due(self) -> None:
-        """All that can be done now; what a lock or a constraint holds back is left to a later try."""
-        while await self.settle_some() is not None:
+        """All that can be done now, unless stopped; what a lock or a constraint holds back is left to a later try."""
+        while not self._stopping.is_set() and await patiently(self.settle_some) is not None:
             pass
 
     async def settle_some(self) -> int | None:

@@ -157,9 +157,9 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop()`, or until somebody drains it. Raises DatabaseError only where the database is gone from
-        the start."""
-        await self._upkeep.take_up_settings()
-        await asyncio.to_thread(self._heartbeat.start)
+        the start, and stays away."""
+        await patiently(self._upkeep.take_up_settings)
+        await patiently(lambda: asyncio.to_thread(self._heartbeat.start))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._upkeep.run())

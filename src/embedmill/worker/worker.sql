@@ -1,9 +1,10 @@
 -- name: register
--- A worker's row: one for each process start.
+-- A worker's row: one for each process start, also where the answer to a first try was lost.
 INSERT INTO embedmill.embedding_queue_workers
     (worker_id, hostname, host_id, pid, pid_started_at, heartbeat_interval_ms, version, session_name)
 VALUES (%(worker_id)s, %(hostname)s, %(host_id)s, %(pid)s, %(pid_started_at)s, %(heartbeat_interval_ms)s, %(version)s,
-        %(session_name)s);
+        %(session_name)s)
+ON CONFLICT (worker_id) DO NOTHING;
 
 -- name: beat
 -- The heartbeat, with what the worker did so far. A worker that was given up comes back by it: its old
