@@ -26,7 +26,7 @@ _BY_ANOTHER_TABLE = {"coverage_counters": "generations", "quotas": "pipelines"}
 RUNS_AS_ITS_OWNER = re.compile(
     r"authenticate_key|search_columns|oldest_waiting_seconds|advance_record|record_source_[0-9]+"
     r"|waiting_items|oldest_items|source_coverage|average_tokens|items_before|search_vectors|search_text"
-    r"|similarity_of_chance"
+    r"|similarity_of_chance|passing_documents"
 )
 """Functions that may: the service asks whose a key is before it knows the tenant; vectors that stand in users'
 tables are read for the tenant whose generation it is; an age of all tenants together is told to whoever scales

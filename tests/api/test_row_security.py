@@ -255,6 +255,7 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         "waiting_items",
         "source_coverage",
         "items_before",
+        "passing_documents",
         "search_vectors",
         "search_text",
         "similarity_of_chance",
@@ -294,6 +295,10 @@ def test_the_functions_of_the_schema_leak_nothing(seeded: TwoTenants) -> None:
         near = "SELECT * FROM embedmill.search_vectors(%s, '[1]', 10, NULL, NULL, NULL)"
         for search in (text, near):
             assert connection.execute(search, (foreign,)).fetchall() == []
+        passing = "SELECT * FROM embedmill.passing_documents(%s, 10, NULL, '%%', NULL)"
+        with psycopg.connect(seeded.admin_url) as admin:
+            assert admin.execute(passing, (foreign,)).fetchone() != (None, None)
+        assert connection.execute(passing, (foreign,)).fetchone() == (None, None)
         chance = "SELECT embedmill.similarity_of_chance(%s, '[1]')"
         assert connection.execute(chance, (foreign,)).fetchone() == (None,)
         for call in ("launch_job", "resume_job", "retry_job", "delete_job"):

@@ -78,8 +78,8 @@ async def crowded(
     lent = Database.connection
 
     @asynccontextmanager
-    async def telling(self: Database) -> AsyncIterator[AskedConnection]:
-        async with lent(self) as connection:
+    async def telling(self: Database, *, wait_seconds: float | None = None) -> AsyncIterator[AskedConnection]:
+        async with lent(self, wait_seconds=wait_seconds) as connection:
             yield connection
             await connection.execute("SELECT pg_stat_force_next_flush()")
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 import pytest_asyncio
+from psycopg.conninfo import make_conninfo
 
 from embedmill.app import App
-from embedmill.database.pool import Database, connect
+from embedmill.database.pool import SERVICE_ROLE, Database, connect
 
 ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
 FORBIDS_A_PLAN = """
@@ -87,3 +88,48 @@ async def test_no_function_that_forbids_a_plan_is_compiled(one: Database) -> Non
     forbidding = await one.fetch(FORBIDS_A_PLAN)
     assert len(forbidding) > 50
     assert await one.fetch(FORBIDS_A_PLAN + "AND 'jit=off' <> ALL (proconfig)") == []
+
+
+async def test_a_second_transaction_is_had_only_where_connections_are_spare(
+    one: Database, database: str
+) -> None:
+    async with one.transaction(), one.spare_transaction() as spare:
+        assert spare is None
+    async with Database(database, max_connections=3) as three, three.transaction() as first:
+        async with three.spare_transaction() as spare:
+            assert spare is not None
+            assert spare is not first
+            async with three.spare_transaction() as third:
+                assert third is None
+        async with three.spare_transaction() as spare:
+            assert spare is not None
+
+
+async def test_a_server_that_gives_no_second_connection_is_no_error(database: str, app: App) -> None:
+    role = "of_one_session"
+    await app.database.fetch(
+        f"CREATE ROLE {role} LOGIN PASSWORD '{role}' CONNECTION LIMIT 1 IN ROLE {SERVICE_ROLE}".encode()
+    )
+    url = make_conninfo(database, user=role, password=role)
+    try:
+        async with Database(url, max_connections=4) as pool, pool.transaction() as first:
+            async with asyncio.timeout(10), pool.spare_transaction() as spare:
+                assert spare is None
+            assert await (await first.execute("SELECT 1")).fetchone() == (1,)
+    finally:
+        await app.database.fetch(f"DROP ROLE {role}".encode())
+
+
+async def test_a_spare_transaction_leaves_its_connection_as_it_was(database: str) -> None:
+    async with Database(database, max_connections=2) as two:
+        async with two.transaction(), two.spare_transaction() as spare:
+            assert spare is not None
+            (limit,) = await (await spare.execute("SHOW lock_timeout")).fetchone() or (None,)
+            (backend,) = await (await spare.execute("SELECT pg_backend_pid()")).fetchone() or (None,)
+        assert limit == "500ms"
+        async with two.connection() as first, two.connection() as second:
+            seen = {}
+            for connection in (first, second):
+                cursor = await connection.execute("SELECT pg_backend_pid(), current_setting('lock_timeout')")
+                seen.update([await cursor.fetchone() or (0, "")])
+        assert seen[backend] == "0"

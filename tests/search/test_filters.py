@@ -15,6 +15,7 @@ from embedmill.core.indexing import INDEX_DEPTH
 from embedmill.database.pipelines import Pipeline
 from embedmill.database.pool import SERVICE_ROLE, Database
 from embedmill.embed.generations import keep_index
+from embedmill.search.candidates import Asked, find_candidates
 from embedmill.search.searcher import Filter, Mode, Searcher
 from tests.support.provider import start_provider
 from tests.support.work import add_document, app_on, run_worker_until_settled, stand_in_pipeline
@@ -148,18 +149,19 @@ async def test_many_are_filtered_without_an_index(full: tuple[App, Pipeline, Sea
 async def test_a_service_finds_what_its_tenant_has_and_a_strangers_nothing(
     full: tuple[App, Pipeline, Searcher], mode: Mode
 ) -> None:
-    app, pipeline, searcher = full
+    app, pipeline, _ = full
     await app.database.fetch("INSERT INTO embedmill.tenants (slug) VALUES ('stranger')")
     ((stranger,),) = await app.database.fetch("SELECT id FROM embedmill.tenants WHERE slug = 'stranger'")
     async with Database(app.database.url, max_connections=1, role=SERVICE_ROLE) as service:
         for tenant, expected in ((pipeline.tenant_id, 10), (stranger, 0)):
-            own = Searcher(service.for_tenant(tenant, actor="test"), pipeline, searcher._provider)
-            async with service.for_tenant(tenant, actor="test").transaction() as connection:
-                values = (
-                    await own._by_text(connection, "volume0", 10, Filter(metadata={"lang": "en"}))
-                    if mode is Mode.TEXT
-                    else await own._by_vector(
-                        connection, str([0.1] * 64), 10, Filter(metadata={"lang": "en"})
-                    )
-                )
-            assert len(values) == expected
+            own = service.for_tenant(tenant, actor="test")
+            asked = Asked(
+                pipeline.generation.id,
+                str([0.1] * 64) if mode is Mode.VECTOR else None,
+                "volume0" if mode is Mode.TEXT else None,
+                10,
+                {"document_id": None, "source": None, "metadata": '{"lang": "en"}'},
+            )
+            async with own.transaction() as connection:
+                lists = await find_candidates(own, connection, asked)
+            assert len(lists.by_vector) + len(lists.by_text) == expected

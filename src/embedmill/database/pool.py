@@ -5,7 +5,7 @@ asked over them. A transaction is opened where a stage begins and never spans a 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self
 from uuid import uuid4
 
@@ -22,6 +22,10 @@ SERVICE_ROLE = "embedmill_service"
 """Sees the rows of the tenant that its transaction names, and no others (functions/10_tenants.sql)."""
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+_SPARE_SECONDS = 0.5
+"""To open a connection; what a spare one is for can be done without it."""
+_SPARE_LOCKS = "SET LOCAL lock_timeout = '500ms'"
 
 # A process that stops within a transaction must not hold its locks for ever, also where nobody ends its sessions.
 _IDLE_TIMEOUT = "SET idle_in_transaction_session_timeout = '60s'"
@@ -62,6 +66,8 @@ class Database:
         long somebody waits for a connection."""
         self.url = url
         self._wait_seconds = wait_seconds
+        self._most = max_connections
+        self._taken = 0
         # By this name others find, and end, the sessions of a worker that froze within a transaction.
         self.session_name = f"embedmill {uuid4().hex[:16]}"
         self._pool: AsyncConnectionPool[AskedConnection] = AsyncConnectionPool(
@@ -93,16 +99,41 @@ class Database:
         return TenantDatabase(self, tenant_id, actor)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AskedConnection]:
+    async def connection(self, *, wait_seconds: float | None = None) -> AsyncIterator[AskedConnection]:
         """A connection in autocommit mode; each statement is its own transaction."""
+        wait_seconds = self._wait_seconds if wait_seconds is None else wait_seconds
+        self._taken += 1
         try:
-            async with self._pool.connection() as connection:
+            async with self._pool.connection(timeout=wait_seconds) as connection:
                 yield connection
         except PoolTimeout as error:
             raise DatabaseUnreachableError(
-                f"the database did not give a connection within {self._wait_seconds:g} s: is it up, and are its "
+                f"the database did not give a connection within {wait_seconds:g} s: is it up, and are its "
                 "connections used up?"
             ) from error
+        finally:
+            self._taken -= 1
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether so few connections are in use that somebody may well have a second one."""
+        return self._taken * 2 <= self._most
+
+    @asynccontextmanager
+    async def spare_transaction(self) -> AsyncIterator[Connection | None]:
+        """A second transaction for somebody who has one open, so that the server does two things at once; None where
+        many are in use or the server gives none: nobody who holds a connection waits for those who hold the others. For
+        the same reason it raises LockNotAvailable rather than wait long for a lock, which may be theirs who wait for
+        the first."""
+        async with AsyncExitStack() as stack:
+            connection = None
+            if self.has_spare:
+                with suppress(DatabaseUnreachableError, psycopg.OperationalError):
+                    connection = await stack.enter_async_context(
+                        self.transaction(wait_seconds=_SPARE_SECONDS)
+                    )
+                    await connection.execute(_SPARE_LOCKS)
+            yield connection
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AskedConnection]:
@@ -115,9 +146,9 @@ class Database:
                 await _give_back(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self, *, wait_seconds: float | None = None) -> AsyncIterator[Connection]:
         """A connection with a transaction open: committed at the end, rolled back on an error."""
-        async with self.connection() as connection, connection.transaction():
+        async with self.connection(wait_seconds=wait_seconds) as connection, connection.transaction():
             yield connection
 
     async def fetch(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
@@ -152,16 +183,20 @@ class TenantDatabase(Database):
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
+    @property
+    def has_spare(self) -> bool:
+        return self._base.has_spare
+
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AskedConnection]:
+    async def connection(self, *, wait_seconds: float | None = None) -> AsyncIterator[AskedConnection]:
         """A connection within a transaction of this tenant."""
-        async with self._base.connection() as connection, connection.transaction():
+        async with self._base.connection(wait_seconds=wait_seconds) as connection, connection.transaction():
             await connection.execute(_ON_BEHALF, self._settings)
             yield connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        async with self.connection() as connection:
+    async def transaction(self, *, wait_seconds: float | None = None) -> AsyncIterator[Connection]:
+        async with self.connection(wait_seconds=wait_seconds) as connection:
             yield connection
 
 

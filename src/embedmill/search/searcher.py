@@ -18,6 +18,7 @@ from embedmill.database.pool import Connection, Database
 from embedmill.database.queries import load_queries
 from embedmill.errors import ConfigurationError, ConflictError, EmbedmillError
 from embedmill.ports import EmbeddingProvider, ProviderSpec
+from embedmill.search.candidates import Asked, Lists, find_candidates
 from embedmill.search.query_call import QueryVectors
 
 _SQL = load_queries("embedmill.search", "search.sql")
@@ -100,17 +101,6 @@ class Comparison(msgspec.Struct, frozen=True):
     call_seconds: float | None
     tokens: int
     cost_usd: Decimal | None
-
-
-class _Lists(NamedTuple):
-    """(chunk, score) by vector and by words, best first, and how long each took. `chance`: the similarity of what has
-    nothing to do with the query, where that is asked and known."""
-
-    by_vector: list[tuple[int, float]]
-    by_text: list[tuple[int, float]]
-    chance: float | None
-    vector_seconds: float
-    text_seconds: float
 
 
 class _Found(NamedTuple):
@@ -220,11 +210,12 @@ class Searcher:
         # The provider is asked before a transaction is open.
         needs_vector = any(mode is not Mode.TEXT for mode in modes)
         vector = await vectors.of(self._pipeline, self._provider) if needs_vector else None
-        words = query if any(mode is not Mode.VECTOR for mode in modes) else None
-        candidates = max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT) if Mode.HYBRID in modes else limit
+        words = query.replace("\x00", " ") if any(mode is not Mode.VECTOR for mode in modes) else None
+        number = max(_FEWEST_CANDIDATES, limit * _CANDIDATES_PER_HIT) if Mode.HYBRID in modes else limit
+        asked = Asked(self._pipeline.generation.id, vector, words, number, _filter_values(chosen))
         async with self._database.transaction() as connection:
             for _ in range(_TRIES):
-                lists = await self._lists(connection, vector, words, candidates, chosen)
+                lists = await find_candidates(self._database, connection, asked)
                 rankings = {mode: _rank(mode, lists, limit) for mode in modes}
                 found, is_whole = await self._show(connection, rankings, lists)
                 if is_whole:
@@ -235,56 +226,9 @@ class Searcher:
             )
             return found if await cursor.fetchone() else None
 
-    async def _lists(
-        self, connection: Connection, vector: str | None, words: str | None, candidates: int, chosen: Filter
-    ) -> _Lists:
-        """The candidates by vector and by words, of those that are asked for; once for all modes."""
-        began_at = time.monotonic()
-        by_vector = [] if vector is None else await self._by_vector(connection, vector, candidates, chosen)
-        between = time.monotonic()
-        by_text = [] if words is None else await self._by_text(connection, words, candidates, chosen)
-        ended_at = time.monotonic()
-        chance = None if vector is None or words is None else await self._chance(connection, vector)
-        vector_seconds = between - began_at + time.monotonic() - ended_at
-        return _Lists(by_vector, by_text, chance, vector_seconds, ended_at - between)
-
-    async def _by_vector(
-        self, connection: Connection, vector: str, candidates: int, where: Filter
-    ) -> list[tuple[int, float]]:
-        """Of the generation's own table and of columns of users' tables together."""
-        values = {
-            "generation_id": self._pipeline.generation.id,
-            "query": vector,
-            "candidates": candidates,
-            **_filter_values(where),
-        }
-        found = await (await connection.execute(_SQL["by_vector"], values)).fetchall()
-        best = sorted(found, key=lambda row: -row[1])[:candidates]
-        return [(row[0], float(row[1])) for row in best]
-
-    async def _by_text(
-        self, connection: Connection, words: str, candidates: int, where: Filter
-    ) -> list[tuple[int, float]]:
-        cursor = await connection.execute(
-            _SQL["by_text"],
-            {
-                "generation_id": self._pipeline.generation.id,
-                "words": words.replace("\x00", " "),
-                "candidates": candidates,
-                **_filter_values(where),
-            },
-        )
-        return [(row[0], float(row[1])) for row in await cursor.fetchall()]
-
-    async def _chance(self, connection: Connection, vector: str) -> float | None:
-        """What the two lists are fused by; None where there is too little to tell."""
-        values = {"generation_id": self._pipeline.generation.id, "query": vector}
-        row = await (await connection.execute(_SQL["similarity_of_chance"], values)).fetchone()
-        return None if row is None else row[0]
-
     @staticmethod
     async def _show(
-        connection: Connection, rankings: Mapping[Mode, list[tuple[int, float]]], lists: _Lists
+        connection: Connection, rankings: Mapping[Mode, list[tuple[int, float]]], lists: Lists
     ) -> tuple[list[_Found], bool]:
         """The passages of all modes, each read once, in the seconds that a mode would take by itself; and whether all
         of them are still there."""
@@ -303,13 +247,14 @@ class Searcher:
             hits = [
                 Hit(score, by_vector.get(i), by_text.get(i), *rows[i]) for i, score in scored if i in rows
             ]
-            waited = 0.0 if mode is Mode.TEXT else lists.vector_seconds
-            waited += 0.0 if mode is Mode.VECTOR else lists.text_seconds
+            waited = {Mode.VECTOR: lists.vector_seconds, Mode.TEXT: lists.text_seconds}.get(
+                mode, lists.seconds
+            )
             shown.append(_Found(mode, hits, seconds + waited))
         return shown, len(rows) == len(wanted)
 
 
-def _rank(mode: Mode, lists: _Lists, limit: int) -> list[tuple[int, float]]:
+def _rank(mode: Mode, lists: Lists, limit: int) -> list[tuple[int, float]]:
     """(chunk, score) of the best of the lists that a mode goes by."""
     if mode is Mode.HYBRID:
         return fuse_scores(lists.by_vector, lists.by_text, lists.chance)[:limit]

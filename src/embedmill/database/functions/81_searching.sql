@@ -36,6 +36,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          WHERE e.extname = 'vector'), 'pg_temp')
 $$;
 
+-- How many vectors the HNSW index of a generation has, by the statistics; NULL without an index.
+CREATE OR REPLACE FUNCTION embedmill.indexed_vectors(p_generation_id integer) RETURNS double precision
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.reltuples FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+     WHERE i.indexrelid = to_regclass(format('embedmill.vectors_%s_hnsw', p_generation_id)) AND i.indisvalid
+$$;
+
 -- What share of a pipeline's documents a filter leaves, by a sample in the order of their hashes, which is that of chance.
 -- (The planner's own guess goes by a histogram of metadata as a whole, in the order of their first fields: of a field that
 -- stands further back it may hold one value only.)
@@ -69,6 +76,32 @@ BEGIN
                AND (p_metadata IS NULL OR p_metadata = '{}' OR d.metadata <> '{}')
              LIMIT p_most + 1) s;
     RETURN CASE WHEN greatest(v_chunks, cardinality(v_documents)) > p_most THEN NULL ELSE v_documents END;
+END
+$$;
+
+-- What a filter leaves, asked once for the parts of one search: the documents where they have so few chunks that each is
+-- compared, else NULL, and what share of all they are, by a sample.
+CREATE OR REPLACE FUNCTION embedmill.passing_documents(
+    p_generation_id integer, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb,
+    OUT share double precision, OUT documents bigint[])
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    g embedmill.generations;
+    v_vectors double precision;
+    v_reach integer;
+BEGIN
+    SELECT * INTO g FROM embedmill.generations WHERE id = p_generation_id;
+    IF g.id IS NULL OR NOT embedmill.caller_sees(g.tenant_id) THEN
+        RETURN;
+    END IF;
+    v_vectors := embedmill.indexed_vectors(g.id);
+    v_reach := embedmill.scan_reach(v_vectors, p_limit);
+    share := CASE WHEN p_document_id IS NOT NULL THEN 0 ELSE embedmill.passing_share(g.pipeline_id, p_source, p_metadata) END;
+    -- What by the sample is too many is not counted up.
+    IF v_reach IS NULL OR share * v_vectors <= 1.4 * v_reach THEN
+        documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata,
+                                                  CASE WHEN p_document_id IS NULL THEN v_reach END);
+    END IF;
 END
 $$;
 
@@ -113,14 +146,16 @@ END
 $$;
 
 -- Nearest vectors first, of those in the generation's own table. p_query: as pgvector reads it; p_source: as LIKE reads it;
--- of the filter, what is NULL is not asked. What a filter leaves is counted, and compared one by one where it is little
+-- of the filter, what is NULL is not asked. p_share and p_documents: what the filter leaves, or some of it, by whoever asked
+-- (passing_documents). What a filter leaves is counted, and compared one by one where it is little
 -- (distances are kept apart from the order, for which the planner would take the index: that stops before it has seen all):
 -- found by the index of documents, where that stands, else by their chunks, as what an older release wrote without saying
 -- whose it is.
 -- Else the scan of the index goes on past what does not pass; where it ends before the page is full, what is left is
 -- nowhere near, and is compared one by one after all. So is everything where the index keeps something back.
 CREATE OR REPLACE FUNCTION embedmill.search_vectors(
-    p_generation_id integer, p_query text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
+    p_generation_id integer, p_query text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb,
+    p_share double precision DEFAULT NULL, p_documents bigint[] DEFAULT NULL)
 RETURNS TABLE (chunk_id bigint, similarity double precision)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
     SET jit = off SET hnsw.ef_search = 100 SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 8
@@ -131,8 +166,8 @@ DECLARE
     v_options text[];               -- of the index
     v_reach integer;
     v_filtered CONSTANT boolean := num_nonnulls(p_document_id, p_source, p_metadata) > 0;
-    v_share double precision;       -- of the documents that the filter leaves, by a sample; NULL without one
-    v_documents bigint[];           -- those that a filter leaves, where these are few
+    v_share double precision := p_share;      -- of the documents that the filter leaves; NULL without one
+    v_documents bigint[] := p_documents;      -- those that a filter leaves, where these are few
     v_has_index boolean;            -- of the documents that vectors are of
     v_ids bigint[];
     v_similarities double precision[];
@@ -143,17 +178,18 @@ BEGIN
     IF g.id IS NULL OR NOT embedmill.caller_sees(g.tenant_id) THEN
         RETURN;
     END IF;
-    SELECT c.reltuples, x.reloptions INTO v_vectors, v_options
-      FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
-     WHERE i.indexrelid = to_regclass(format('embedmill.vectors_%s_hnsw', g.id)) AND i.indisvalid;
-    v_reach := embedmill.scan_reach(v_vectors, p_limit);
-    IF v_filtered THEN
-        v_share := CASE WHEN p_document_id IS NOT NULL THEN 0
-                        ELSE embedmill.passing_share(g.pipeline_id, p_source, p_metadata) END;
+    IF v_filtered AND p_share IS NULL THEN
+        SELECT p.share, p.documents INTO v_share, v_documents
+          FROM embedmill.passing_documents(g.id, p_limit, p_document_id, p_source, p_metadata) p;
     END IF;
-    PERFORM set_config('search_path', embedmill.path_of_vectors(), true),
-            set_config('hnsw.max_scan_tuples', coalesce(v_reach, 20000)::text, true),
-            set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, v_share, v_options)::text, true);
+    PERFORM set_config('search_path', embedmill.path_of_vectors(), true);
+    IF v_documents IS NULL THEN
+        v_vectors := embedmill.indexed_vectors(g.id);
+        v_reach := embedmill.scan_reach(v_vectors, p_limit);
+        SELECT c.reloptions INTO v_options FROM pg_class c WHERE c.oid = to_regclass(format('embedmill.vectors_%s_hnsw', g.id));
+        PERFORM set_config('hnsw.max_scan_tuples', coalesce(v_reach, 20000)::text, true),
+                set_config('hnsw.ef_search', embedmill.scan_depth(v_vectors, p_limit, v_share, v_options)::text, true);
+    END IF;
     v_distance := format('v.embedding <=> $1::%s(%s)', g.storage::regtype, g.dimensions);
     v_near := format('SELECT v.chunk_id, 1 - (%1$s) AS similarity FROM embedmill.%2$I v WHERE v.embedding IS NOT NULL',
                      v_distance, 'vectors_' || g.id);
@@ -169,11 +205,6 @@ BEGIN
             'SELECT n.chunk_id, n.similarity FROM (%s OFFSET 0) n ORDER BY n.similarity DESC LIMIT $2', v_near)
         USING p_query, p_limit;
         RETURN;
-    END IF;
-    -- What by the sample is too many is not counted up.
-    IF v_reach IS NULL OR v_share * v_vectors <= 1.4 * v_reach THEN
-        v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata,
-                                                    CASE WHEN p_document_id IS NULL THEN v_reach END);
     END IF;
     IF v_documents IS NULL THEN
         EXECUTE format(
@@ -301,7 +332,8 @@ $$;
 -- as many as needed: what has none of these cannot come near those that were found. A query that is more than words, with
 -- one excluded ("-word") say, is taken as a whole: "or anything without it" would match everything.
 CREATE OR REPLACE FUNCTION embedmill.search_text(
-    p_generation_id integer, p_words text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb)
+    p_generation_id integer, p_words text, p_limit integer, p_document_id bigint, p_source text, p_metadata jsonb,
+    p_share double precision DEFAULT NULL, p_documents bigint[] DEFAULT NULL)
 RETURNS TABLE (chunk_id bigint, rank double precision)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
     SET jit = off AS $$
@@ -335,8 +367,10 @@ BEGIN
     SELECT array_agg(w.word), array_agg(w.weight), array_agg(w.rest) INTO v_words, v_weights, v_rest
       FROM (SELECT w.*, 1 - sum(w.weight) OVER (ROWS UNBOUNDED PRECEDING) AS rest
               FROM embedmill.weighed_words(g.tenant_id, g.pipeline_id, g.chunk_set, v_words) w) w;
-    IF p_document_id IS NOT NULL OR v_filtered AND embedmill.passing_share(g.pipeline_id, p_source, p_metadata) < c_much THEN
-        v_documents := embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, c_few);
+    IF p_document_id IS NOT NULL
+       OR v_filtered AND coalesce(p_share, embedmill.passing_share(g.pipeline_id, p_source, p_metadata)) < c_much THEN
+        v_documents := coalesce(CASE WHEN cardinality(p_documents) <= c_few THEN p_documents END,
+                                embedmill.matching_documents(g.pipeline_id, p_document_id, p_source, p_metadata, c_few));
     END IF;
     FOR v_time IN 1..2 LOOP  -- more words only make the last one worth more: a second time is enough
         v_taken := coalesce((SELECT min(r.place) FROM unnest(v_rest) WITH ORDINALITY AS r (rest, place)
@@ -372,17 +406,21 @@ $$;
 -- They run with more rights than their caller: by name only, for those who search.
 REVOKE ALL ON FUNCTION embedmill.matching_documents(integer, bigint, text, jsonb, integer),
     embedmill.keeps_back(embedmill.generations, text, bigint[], double precision[], integer, text, jsonb),
-    embedmill.search_vectors(integer, text, integer, bigint, text, jsonb), embedmill.similarity_of_chance(integer, text),
-    embedmill.search_text(integer, text, integer, bigint, text, jsonb) FROM PUBLIC;
+    embedmill.passing_documents(integer, integer, bigint, text, jsonb),
+    embedmill.search_vectors(integer, text, integer, bigint, text, jsonb, double precision, bigint[]),
+    embedmill.similarity_of_chance(integer, text),
+    embedmill.search_text(integer, text, integer, bigint, text, jsonb, double precision, bigint[]) FROM PUBLIC;
 DO $$
 DECLARE
     v_role name;
 BEGIN
     FOR v_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('embedmill_service', 'embedmill_reader') LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION '
-                       'embedmill.search_vectors(integer, text, integer, bigint, text, jsonb), '
+                       'embedmill.passing_documents(integer, integer, bigint, text, jsonb), '
+                       'embedmill.search_vectors(integer, text, integer, bigint, text, jsonb, double precision, bigint[]), '
                        'embedmill.similarity_of_chance(integer, text), '
-                       'embedmill.search_text(integer, text, integer, bigint, text, jsonb) TO %I', v_role);
+                       'embedmill.search_text(integer, text, integer, bigint, text, jsonb, double precision, bigint[]) TO %I',
+                       v_role);
     END LOOP;
 END
 $$;
